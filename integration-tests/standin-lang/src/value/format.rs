@@ -65,9 +65,11 @@ pub fn text(value: &Value) -> String {
                 .map(|cell| cell_text(vector.ty, cell))
                 .collect();
             let more = if vector.len() > SHOWN_ELEMENTS { "..." } else { "" };
-            match vector.ty {
-                Type::Any => format!("({}{more})", shown.join(",")),
-                _ => format!("[{}{more}]", shown.join(",")),
+            let shown = shown.join(",");
+            if vector.ty == Type::Any {
+                format!("({shown}{more})")
+            } else {
+                format!("[{shown}{more}]")
             }
         }
         Value::Pair(pair) => {

@@ -6,6 +6,8 @@ use super::Type;
 pub const DAY_MS: i64 = 86_400_000;
 /// Nanoseconds of a millisecond.
 pub const MS_NANOS: i64 = 1_000_000;
+/// Nanoseconds of a day.
+const DAY_NANOS: i128 = 86_400_000_000_000;
 /// The last day that has a four-digit year, as days since 1970: 9999-12-31.
 const LAST_DAY: i64 = 2_932_896;
 /// The first day that has a positive year: 0001-01-01.
@@ -46,128 +48,85 @@ pub fn days(year: i64, month: i64, day: i64) -> Option<i64> {
 /// Returns the moment as nanoseconds since 1970, for types that name one (not TIME, MINUTE, …).
 #[must_use]
 pub fn moment_nanos(ty: Type, number: i64) -> Option<i128> {
-    let number = i128::from(number);
-    const SECOND: i128 = 1_000_000_000;
     if ty == Type::Month {
-        let months = i64::try_from(number).ok()?;
-        let day = days(months.div_euclid(12), months.rem_euclid(12) + 1, 1)?;
-        return Some(i128::from(day) * 86_400 * SECOND);
+        let day = days(number.div_euclid(12), number.rem_euclid(12) + 1, 1)?;
+        return Some(i128::from(day) * DAY_NANOS);
     }
-    let unit = match ty {
-        Type::Date => 86_400 * SECOND,
-        Type::DateHour => 3_600 * SECOND,
-        Type::DateTime => SECOND,
-        Type::Timestamp => i128::from(MS_NANOS),
-        Type::NanoTimestamp => 1,
-        Type::Void
-        | Type::Bool
-        | Type::Char
-        | Type::Short
-        | Type::Int
-        | Type::Long
-        | Type::Month
-        | Type::Time
-        | Type::Minute
-        | Type::Second
-        | Type::NanoTime
-        | Type::Float
-        | Type::Double
-        | Type::Symbol
-        | Type::String
-        | Type::Uuid
-        | Type::FunctionDef
-        | Type::Any
-        | Type::IpAddr
-        | Type::Int128
-        | Type::Blob
-        | Type::Complex
-        | Type::Point
-        | Type::Duration
-        | Type::Decimal32
-        | Type::Decimal64
-        | Type::Decimal128 => return None,
-    };
-    Some(number * unit)
+    let units = [
+        (Type::Date, DAY_NANOS),
+        (Type::DateHour, 3_600_000_000_000),
+        (Type::DateTime, 1_000_000_000),
+        (Type::Timestamp, 1_000_000),
+        (Type::NanoTimestamp, 1),
+    ];
+    let (_, unit) = units.into_iter().find(|(known, _)| *known == ty)?;
+    Some(i128::from(number) * unit)
+}
+
+/// Returns the nanoseconds of one unit, for the types that count within a day.
+#[must_use]
+pub fn clock_unit(ty: Type) -> Option<i64> {
+    let units = [
+        (Type::Minute, 60_000_000_000),
+        (Type::Second, 1_000_000_000),
+        (Type::Time, MS_NANOS),
+        (Type::NanoTime, 1),
+    ];
+    units.into_iter().find(|(known, _)| *known == ty).map(|(_, unit)| unit)
 }
 
 /// Returns the value of type `ty` at a moment (nanoseconds since 1970), rounded down.
 #[must_use]
 pub fn at_moment(ty: Type, nanos: i128) -> Option<i64> {
-    const DAY: i128 = 86_400_000_000_000;
-    let of_day = i64::try_from(nanos.rem_euclid(DAY)).ok()?;
-    let day = i64::try_from(nanos.div_euclid(DAY)).ok()?;
-    match ty {
-        Type::Date => Some(day),
-        Type::Month => {
-            let (year, month, _) = civil(day);
-            Some(year * 12 + month - 1)
-        }
-        Type::DateHour => Some(day * 24 + of_day / 3_600_000_000_000),
-        Type::DateTime => i64::try_from(nanos.div_euclid(1_000_000_000)).ok(),
-        Type::Timestamp => i64::try_from(nanos.div_euclid(i128::from(MS_NANOS))).ok(),
-        Type::NanoTimestamp => i64::try_from(nanos).ok(),
-        Type::Time => Some(of_day / MS_NANOS),
-        Type::NanoTime => Some(of_day),
-        Type::Second => Some(of_day / 1_000_000_000),
-        Type::Minute => Some(of_day / 60_000_000_000),
-        Type::Void
-        | Type::Bool
-        | Type::Char
-        | Type::Short
-        | Type::Int
-        | Type::Long
-        | Type::Float
-        | Type::Double
-        | Type::Symbol
-        | Type::String
-        | Type::Uuid
-        | Type::FunctionDef
-        | Type::Any
-        | Type::IpAddr
-        | Type::Int128
-        | Type::Blob
-        | Type::Complex
-        | Type::Point
-        | Type::Duration
-        | Type::Decimal32
-        | Type::Decimal64
-        | Type::Decimal128 => None,
+    let of_day = i64::try_from(nanos.rem_euclid(DAY_NANOS)).ok()?;
+    if let Some(unit) = clock_unit(ty) {
+        return Some(of_day / unit);
     }
+    let day = i64::try_from(nanos.div_euclid(DAY_NANOS)).ok()?;
+    if ty == Type::Month {
+        let (year, month, _) = civil(day);
+        return Some(year * 12 + month - 1);
+    }
+    let unit = moment_nanos(ty, 1)?;
+    i64::try_from(nanos.div_euclid(unit)).ok()
 }
 
 /// Writes a value of a date or time type as DolphinDB does; `None` for other types and for years
 /// that have no four digits.
 #[must_use]
 pub fn text(ty: Type, number: i64) -> Option<String> {
+    if let Some(unit) = clock_unit(ty) {
+        let nanos = number.checked_mul(unit)?;
+        if ty == Type::Minute {
+            return Some(format!("{:02}:{:02}m", number / 60 % 24, number % 60));
+        }
+        return Some(clock(nanos, digits(ty)));
+    }
+    let nanos = moment_nanos(ty, number)?;
+    let day = i64::try_from(nanos.div_euclid(DAY_NANOS)).ok()?;
+    if !(FIRST_DAY..=LAST_DAY).contains(&day) {
+        return None;
+    }
+    let of_day = i64::try_from(nanos.rem_euclid(DAY_NANOS)).ok()?;
+    let (year, month, day) = civil(day);
+    let date = format!("{year:04}.{month:02}.{day:02}");
     if ty == Type::Month {
-        return Some(format!("{:04}.{:02}M", number.div_euclid(12), number.rem_euclid(12) + 1));
+        return Some(format!("{year:04}.{month:02}M"));
     }
-    if let Some(nanos) = moment_nanos(ty, number) {
-        let day = i64::try_from(nanos.div_euclid(86_400_000_000_000)).ok()?;
-        if !(FIRST_DAY..=LAST_DAY).contains(&day) {
-            return None;
-        }
-        let of_day = i64::try_from(nanos.rem_euclid(86_400_000_000_000)).ok()?;
-        let (year, month, day) = civil(day);
-        let date = format!("{year:04}.{month:02}.{day:02}");
-        return Some(match ty {
-            Type::Date => date,
-            Type::DateHour => format!("{date}T{:02}", of_day / 3_600_000_000_000),
-            Type::DateTime => format!("{date}T{}", clock(of_day, 0)),
-            Type::Timestamp => format!("{date}T{}", clock(of_day, 3)),
-            // Only the types of `moment_nanos` come here; the last of them is NANOTIMESTAMP.
-            _ => format!("{date}T{}", clock(of_day, 9)),
-        });
+    if ty == Type::DateHour {
+        return Some(format!("{date}T{:02}", of_day / 3_600_000_000_000));
     }
-    match ty {
-        Type::Time => Some(clock(number.checked_mul(MS_NANOS)?, 3)),
-        Type::NanoTime => Some(clock(number, 9)),
-        Type::Second => Some(clock(number.checked_mul(1_000_000_000)?, 0)),
-        Type::Minute => {
-            let minutes = number.rem_euclid(24 * 60);
-            Some(format!("{:02}:{:02}m", minutes / 60, minutes % 60))
-        }
-        _ => None,
+    Some(if ty == Type::Date { date } else { format!("{date}T{}", clock(of_day, digits(ty))) })
+}
+
+/// Returns the digits behind the second of a type.
+fn digits(ty: Type) -> u32 {
+    if matches!(ty, Type::Second | Type::DateTime) {
+        0
+    } else if matches!(ty, Type::Time | Type::Timestamp) {
+        3
+    } else {
+        9
     }
 }
 

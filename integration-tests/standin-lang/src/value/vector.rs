@@ -188,13 +188,17 @@ pub fn common_type(left: Type, right: Type) -> Option<Type> {
     if left.is_number() && right.is_number() {
         return Some(if left.code() > right.code() { left } else { right });
     }
-    let moments = [Type::Month, Type::Date, Type::DateHour, Type::DateTime, Type::Timestamp];
-    let place = |ty| match ty {
-        Type::NanoTimestamp => Some(moments.len()),
-        other => moments.iter().position(|known| *known == other),
-    };
-    let place = place(left)?.max(place(right)?);
-    Some(moments.get(place).copied().unwrap_or(Type::NanoTimestamp))
+    // From the coarsest to the finest.
+    let moments = [
+        Type::Month,
+        Type::Date,
+        Type::DateHour,
+        Type::DateTime,
+        Type::Timestamp,
+        Type::NanoTimestamp,
+    ];
+    let place = |ty| moments.iter().position(|known| *known == ty);
+    moments.get(place(left)?.max(place(right)?)).copied()
 }
 
 /// Returns a cell of type `from` as a cell of type `to`.
@@ -245,12 +249,7 @@ fn cast_moment(from: Type, cell: &Cell, to: Type) -> Option<Cell> {
     let number = cell.as_i64()?;
     let nanos = match time::moment_nanos(from, number) {
         Some(nanos) => nanos,
-        None => i128::from(match from {
-            Type::Time => number.checked_mul(time::MS_NANOS)?,
-            Type::Second => number.checked_mul(1_000_000_000)?,
-            Type::Minute => number.checked_mul(60_000_000_000)?,
-            _ => number,
-        }),
+        None => i128::from(number) * i128::from(time::clock_unit(from)?),
     };
     let of_day = matches!(from, Type::Time | Type::NanoTime | Type::Second | Type::Minute);
     if of_day && !matches!(to, Type::Time | Type::NanoTime | Type::Second | Type::Minute) {

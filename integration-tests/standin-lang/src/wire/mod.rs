@@ -1,9 +1,16 @@
 //! The DolphinDB API protocol, server side, and the little of the client side that nodes need to
 //! talk to each other.
 
+mod decode;
+mod encode;
+mod line;
 mod reply;
 mod request;
+#[cfg(test)]
+mod tests;
 
+pub use decode::decode;
+pub use encode::{Reader, encode};
 pub use reply::{Reply, encode_reply, write_reply};
 pub use request::{Body, Credentials, Flags, Request};
 

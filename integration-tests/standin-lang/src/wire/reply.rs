@@ -2,8 +2,13 @@
 
 use tokio::io::{AsyncBufRead, AsyncWrite, AsyncWriteExt};
 
-use super::{Error, Limits};
+use super::decode::Decoder;
+use super::encode::{Reader, encode};
+use super::{Error, Limits, line};
 use crate::value::Value;
+
+/// Characters of an error line; official clients take 64 KiB.
+const ERROR_CHARS: usize = 16_000;
 
 /// A reply as a node got it from another node.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,8 +29,40 @@ pub fn encode_reply(
     outcome: &Result<Option<Value>, String>,
     messages: &[String],
 ) -> Vec<u8> {
-    let _ = (outcome, messages);
-    session.as_bytes().to_vec()
+    let mut bytes = Vec::new();
+    for message in messages {
+        bytes.extend(b"MSG\n");
+        bytes.extend(message.bytes().filter(|byte| *byte != 0));
+        bytes.push(0);
+    }
+    let object = match outcome {
+        Ok(None | Some(Value::Nothing)) => Ok(None),
+        Ok(Some(value)) => encode(value, Reader::Client).map(Some).map_err(|e| e.to_string()),
+        Err(text) => Err(text.clone()),
+    };
+    match object {
+        Ok(object) => {
+            let count = u8::from(object.is_some());
+            bytes.extend(format!("{session} {count} 1\nOK\n").into_bytes());
+            bytes.extend(object.unwrap_or_default());
+        }
+        Err(text) => bytes.extend(format!("{session} 0 1\n{}\n", one_line(&text)).into_bytes()),
+    }
+    bytes
+}
+
+/// Returns an error's text as the one line the protocol has for it.
+fn one_line(text: &str) -> String {
+    let mut line: String = text
+        .chars()
+        .take(ERROR_CHARS)
+        .map(|c| if matches!(c, '\n' | '\r' | '\0') { ' ' } else { c })
+        .collect();
+    // "OK" alone would be read as success, an empty line as nothing at all.
+    if line.trim().is_empty() || line == "OK" {
+        line.insert_str(0, "unknown error ");
+    }
+    line
 }
 
 /// Sends a reply, see [`encode_reply`].
@@ -51,7 +88,35 @@ impl Reply {
         reader: &mut R,
         limits: &Limits,
     ) -> Result<Self, Error> {
-        let _ = (reader, limits);
-        Err(Error::Header(String::new()))
+        let mut messages = Vec::new();
+        let header = loop {
+            let line = required(line::read(reader, b'\n', limits.header_bytes).await?)?;
+            if line != b"MSG" {
+                break line;
+            }
+            let text = required(line::read(reader, 0, limits.body_bytes).await?)?;
+            messages.push(String::from_utf8_lossy(&text).into_owned());
+        };
+        let bad = || Error::Header(line::excerpt(&header));
+        let text = str::from_utf8(&header).map_err(|_| bad())?;
+        let words: Vec<_> = text.split(' ').collect();
+        let [session, count, endian] = words.as_slice() else { return Err(bad()) };
+        let session = (*session).to_owned();
+        let status = required(line::read(reader, b'\n', limits.body_bytes).await?)?;
+        if status != b"OK" {
+            let text = String::from_utf8_lossy(&status).into_owned();
+            return Ok(Self { session, messages, outcome: Err(text) });
+        }
+        let value = match *count {
+            "0" => None,
+            "1" => Some(Decoder::new(reader, *endian == "1", limits).value().await?),
+            _ => return Err(bad()),
+        };
+        Ok(Self { session, messages, outcome: Ok(value) })
     }
+}
+
+/// A reply never ends before it is whole.
+fn required(line: Option<Vec<u8>>) -> Result<Vec<u8>, Error> {
+    line.ok_or_else(|| std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into())
 }
