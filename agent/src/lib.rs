@@ -1,1 +1,11 @@
-//! Skeleton.
+//! The host agent: looks at its own host and carries out the host sequence of a rollout.
+//!
+//! What is decided is decided in `grayfin_agent_core`, which does no IO. Here is everything that
+//! observes or acts:
+//!
+//! - [`config`] reads `agent.toml`.
+//! - [`steps`] says what a step is given and must promise.
+
+pub mod clock;
+pub mod config;
+pub mod steps;
