@@ -9,12 +9,14 @@
 pub mod binaries;
 pub mod cli;
 pub mod ddb;
+pub mod demo;
 pub mod hostns;
 pub mod lab;
 pub mod observer;
 pub mod packages;
 pub mod processes;
 pub mod range;
+pub mod rollout;
 pub mod tools;
 pub mod topology;
 pub mod wait;
