@@ -1,0 +1,166 @@
+//! The group's name, the lease, and host agents that say hello.
+
+use std::collections::BTreeMap;
+
+use grayfin_types::{ClusterId, Code, HostId, Incarnation, RolloutId, Term, event::Body};
+
+use super::Applier;
+use crate::{
+    cmd::{Enrol, Response},
+    hold,
+    state::{Enrolment, HoldStage, Lease},
+};
+
+impl Applier<'_> {
+    pub(super) fn found(&mut self, group: &str, incarnation: Incarnation) -> Response {
+        if !self.state.group.is_empty() && incarnation <= self.state.incarnation {
+            return Response::ignored("the group has a name");
+        }
+        group.clone_into(&mut self.state.group);
+        self.state.incarnation = incarnation;
+        Response::Done
+    }
+
+    pub(super) fn lease(&mut self, coordinator: u64, term: Term) -> Response {
+        if self.state.lease.as_ref().is_some_and(|lease| lease.term >= term) {
+            return Response::ignored("a newer lease is known");
+        }
+        self.state.lease = Some(Lease { coordinator, term });
+        let active: Vec<RolloutId> = self
+            .state
+            .rollouts
+            .values()
+            .filter(|r| !r.state.is_final())
+            .map(|r| r.id.clone())
+            .collect();
+        for rollout in active {
+            self.emit(&rollout, "coordinator", Body::Lease { coordinator, term: term.0 });
+        }
+        Response::Done
+    }
+
+    pub(super) fn enrol(&mut self, hello: &Enrol) -> Response {
+        if let Some(refusal) = self.refuse_enrolment(hello) {
+            return refusal;
+        }
+        let entry = match self.state.hosts.get_mut(&hello.host) {
+            Some(known) => {
+                known.clusters.clone_from(&hello.clusters);
+                known
+            }
+            None => self.state.hosts.entry(hello.host.clone()).or_insert_with(|| fresh(hello)),
+        };
+        if hello.generation > entry.generation {
+            // An operator issued a new certificate: the host is enrolled anew, its ledger too.
+            let outboxes = std::mem::take(&mut entry.outboxes);
+            *entry = Enrolment { outboxes, ..fresh(hello) };
+            for outbox in entry.outboxes.values_mut() {
+                // They were meant for the ledger that is gone.
+                outbox.pending.clear();
+            }
+        }
+        entry.amnesic = amnesia(entry, hello);
+        if entry.amnesic.is_none() {
+            entry.ledger_position = entry.ledger_position.max(hello.ledger_position);
+            hello.agent_version.clone_into(&mut entry.agent_version);
+            for (cluster, last) in &hello.last_orders {
+                // Restored coordinators' state may be behind: a number is never used twice.
+                let outbox = entry.outboxes.entry(cluster.clone()).or_default();
+                outbox.last = outbox.last.max(*last);
+            }
+        }
+        let answer = Response::Enrolled {
+            amnesic: entry.amnesic.clone(),
+            committed_position: entry.committed_position,
+        };
+        self.refresh_promises();
+        answer
+    }
+
+    fn refuse_enrolment(&self, hello: &Enrol) -> Option<Response> {
+        let host = &hello.host;
+        let known = self.state.hosts.get(host)?;
+        if hello.generation < known.generation {
+            let (found, current) = (hello.generation, known.generation);
+            return Some(Response::refused(
+                Code::BadIdentity,
+                format!(
+                    "`{host}` enrolled with generation {current}; this certificate has {found}"
+                ),
+            ));
+        }
+        if let Some((by, why)) = &known.gone
+            && hello.generation == known.generation
+        {
+            return Some(Response::refused(
+                Code::AgentAmnesic,
+                format!(
+                    "`{by}` attested that `{host}` is powered off ({why}): enrol it anew with a certificate of generation {}",
+                    known.generation.next()
+                ),
+            ));
+        }
+        let covered = self.covering(host);
+        if known.clusters != hello.clusters && covered {
+            return Some(Response::refused(
+                Code::HoldOpen,
+                format!(
+                    "`{host}` changed its clusters while a hold covers it: put its configuration back, and change it when the hold is closed"
+                ),
+            ));
+        }
+        None
+    }
+
+    fn covering(&self, host: &HostId) -> bool {
+        self.state.holds.values().any(|h| &h.host == host && h.stage != HoldStage::Asking)
+    }
+
+    /// Brings holds that are still being asked for in line with who is enrolled.
+    pub(super) fn refresh_promises(&mut self) {
+        let mut wanted: BTreeMap<ClusterId, _> = BTreeMap::new();
+        for (cluster, held) in &self.state.holds {
+            let covers = hold::covers(self.state, &held.host, cluster);
+            let required = hold::required(self.state, &held.host, &covers);
+            wanted.insert(cluster.clone(), (covers, required));
+        }
+        for (cluster, (covers, required)) in wanted {
+            if let Some(held) = self.state.holds.get_mut(&cluster)
+                && held.stage == HoldStage::Asking
+            {
+                held.covers = covers;
+                hold::refresh(held, required);
+            }
+        }
+    }
+}
+
+fn fresh(hello: &Enrol) -> Enrolment {
+    Enrolment {
+        host: hello.host.clone(),
+        clusters: hello.clusters.clone(),
+        generation: hello.generation,
+        ledger_id: hello.ledger_id.clone(),
+        ledger_position: hello.ledger_position,
+        committed_position: 0,
+        amnesic: None,
+        gone: None,
+        agent_version: hello.agent_version.clone(),
+        outboxes: BTreeMap::new(),
+    }
+}
+
+fn amnesia(known: &Enrolment, hello: &Enrol) -> Option<String> {
+    if known.ledger_id != hello.ledger_id {
+        return Some(format!(
+            "its ledger is `{}`, not `{}` with which it enrolled",
+            hello.ledger_id, known.ledger_id
+        ));
+    }
+    (hello.ledger_position < known.ledger_position).then(|| {
+        format!(
+            "its ledger ends at position {}, but position {} was seen before",
+            hello.ledger_position, known.ledger_position
+        )
+    })
+}

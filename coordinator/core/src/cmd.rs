@@ -1,0 +1,421 @@
+//! Commands: everything that may change [`crate::State`].
+//!
+//! A command carries its times and ids. It is proposed by the leader, becomes true when it is
+//! applied, and is checked again then: what no longer fits is answered [`Response::Ignored`].
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use grayfin_types::{
+    ClusterId, Code, Generation, HostId, Incarnation, LedgerId, NodeAlias, OrderNumber, RolloutId,
+    Term, Token,
+    facts::UnsettledChunk,
+    gate::{Finding, Reason},
+    plan::Plan,
+    status::CanaryStatus,
+    step::{Report, SequenceState},
+};
+use serde::{Deserialize, Serialize};
+
+/// A command with the wall clock of the coordinator that proposes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stamped {
+    /// Milliseconds since 1970; for display only.
+    pub at_ms: u64,
+    /// The command.
+    pub cmd: Cmd,
+}
+
+/// A command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cmd {
+    /// Names a new group. Ignored when it has a name, unless the incarnation is larger.
+    Found {
+        /// Random id.
+        group: String,
+        /// 1 for a new group; larger after a restore (S2).
+        incarnation: Incarnation,
+    },
+    /// A coordinator has taken the lead.
+    Lease {
+        /// Which.
+        coordinator: u64,
+        /// Its Raft term.
+        term: Term,
+    },
+    /// A host agent said hello.
+    Enrol(Enrol),
+    /// An operator starts a rollout.
+    Start(Box<Start>),
+    /// An operator acts on a rollout or a hold.
+    Control(Control),
+    /// A token for this host is wanted; the number is given when this is applied.
+    AllotToken {
+        /// The rollout.
+        rollout: RolloutId,
+        /// The host that is to be held.
+        host: HostId,
+    },
+    /// The token is not going to be used: no order ever carried it.
+    AbandonToken {
+        /// The rollout.
+        rollout: RolloutId,
+        /// The token.
+        token: Token,
+    },
+    /// A host agent answered a promise request.
+    RecordPromise(PromiseAnswered),
+    /// All have promised and the gates pass: the hold takes effect.
+    Grant {
+        /// The rollout.
+        rollout: RolloutId,
+        /// The host.
+        host: HostId,
+        /// The token.
+        token: Token,
+        /// Why this host is next.
+        reason: String,
+        /// What the gates said.
+        findings: Vec<Finding>,
+    },
+    /// A host agent answered an order.
+    OrderAnswered(OrderAnswered),
+    /// A host agent reported.
+    Reported {
+        /// The report, exactly as it came.
+        report: Report,
+    },
+    /// A go was decided.
+    Go(GoDecided),
+    /// The gates passed after a host: its hold is to be closed.
+    Close {
+        /// The rollout.
+        rollout: RolloutId,
+        /// The host.
+        host: HostId,
+        /// The token.
+        token: Token,
+        /// How long everything had been well.
+        soaked_ms: u64,
+    },
+    /// A broken hold's host is settled: its agent is to close the token.
+    CloseBroken {
+        /// The token.
+        token: Token,
+    },
+    /// A host is proven to be on the target already.
+    SkipDone {
+        /// The rollout.
+        rollout: RolloutId,
+        /// The host.
+        host: HostId,
+        /// What proves it.
+        reason: String,
+    },
+    /// Chunks that differ before the first host (S7).
+    SetBaseline {
+        /// The rollout.
+        rollout: RolloutId,
+        /// The list.
+        chunks: Vec<UnsettledChunk>,
+    },
+    /// The canary's writer is to start on this host.
+    CanaryStart {
+        /// The rollout.
+        rollout: RolloutId,
+        /// The host.
+        host: HostId,
+    },
+    /// The canary's writer is to stop.
+    CanaryStop {
+        /// The rollout.
+        rollout: RolloutId,
+        /// It will not be started again in this rollout.
+        end: bool,
+    },
+    /// The writer is lost with its host: it is given up, so that another may start.
+    CanaryGiveUp {
+        /// The rollout.
+        rollout: RolloutId,
+    },
+    /// Every host that wrote reads its rows back.
+    CanaryCheck {
+        /// The rollout.
+        rollout: RolloutId,
+    },
+    /// A canary's report.
+    CanaryReported(CanaryReported),
+    /// The leading DolphinDB controller is another one.
+    LeaderSeen {
+        /// The rollout.
+        rollout: RolloutId,
+        /// Now.
+        leader: NodeAlias,
+    },
+    /// What a rollout waits for changed.
+    Waiting {
+        /// The rollout.
+        rollout: RolloutId,
+        /// Why; empty when it goes on.
+        reasons: Vec<Reason>,
+    },
+    /// A limit was passed, or something was found that only a person can judge.
+    Halt {
+        /// The rollout.
+        rollout: RolloutId,
+        /// Why.
+        reason: Reason,
+    },
+    /// All hosts are done: every node's version is to be checked.
+    Verify {
+        /// The rollout.
+        rollout: RolloutId,
+    },
+    /// The final check was made.
+    Finish {
+        /// The rollout.
+        rollout: RolloutId,
+        /// Node, its role in words, version or what was seen instead.
+        versions: Vec<(String, String, String)>,
+        /// All are on the target.
+        ok: bool,
+    },
+    /// An aborted rollout holds nothing any more.
+    FinishAbort {
+        /// The rollout.
+        rollout: RolloutId,
+    },
+}
+
+/// A host agent's hello.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Enrol {
+    /// The host, as its certificate names it.
+    pub host: HostId,
+    /// The clusters that it has installations of.
+    pub clusters: BTreeSet<ClusterId>,
+    /// The certificate's generation.
+    pub generation: Generation,
+    /// The ledger's random id.
+    pub ledger_id: LedgerId,
+    /// Number of entries in the ledger.
+    pub ledger_position: u64,
+    /// Version of the host agent.
+    pub agent_version: String,
+    /// The last order that it ran, by cluster.
+    pub last_orders: BTreeMap<ClusterId, OrderNumber>,
+}
+
+/// A rollout to start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Start {
+    /// Unique per wish.
+    pub request_id: String,
+    /// The id of the new rollout.
+    pub rollout: RolloutId,
+    /// The plan; its hash was computed by the proposer.
+    pub plan: Plan,
+    /// What the gates said.
+    pub findings: Vec<Finding>,
+    /// Who.
+    pub by: String,
+}
+
+/// What an operator may do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "action")]
+pub enum Action {
+    /// Grant nothing new.
+    Pause,
+    /// Go on.
+    Resume,
+    /// End it; the held host is brought up.
+    Abort,
+    /// Try again what failed.
+    Retry,
+    /// Leave a host out that was not disturbed; the one that is held or failed if none is named.
+    Skip {
+        /// Which.
+        host: Option<HostId>,
+    },
+    /// Undo what was done on the held host (S12 allowing).
+    RollbackHost,
+    /// Break the hold; fails if the token has changed.
+    BreakHold {
+        /// The token that the operator saw.
+        token: Token,
+    },
+    /// The host is powered off for good (S2): by name and reason, never by guess.
+    AttestPoweredOff {
+        /// Which.
+        host: HostId,
+    },
+}
+
+impl Action {
+    /// Returns the word for the event log.
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Pause => "pause",
+            Self::Resume => "resume",
+            Self::Abort => "abort",
+            Self::Retry => "retry",
+            Self::Skip { .. } => "skip",
+            Self::RollbackHost => "rollback-host",
+            Self::BreakHold { .. } => "break",
+            Self::AttestPoweredOff { .. } => "attest-powered-off",
+        }
+    }
+}
+
+/// An operator's act.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Control {
+    /// Unique per wish.
+    pub request_id: String,
+    /// The rollout.
+    pub rollout: RolloutId,
+    /// What.
+    pub action: Action,
+    /// Why.
+    pub reason: String,
+    /// Who.
+    pub by: String,
+}
+
+/// A host agent's answer to a promise request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PromiseAnswered {
+    /// Whose.
+    pub host: HostId,
+    /// For which cluster.
+    pub cluster: ClusterId,
+    /// The token.
+    pub token: Token,
+    /// Durably given.
+    pub promised: bool,
+    /// Why not.
+    pub code: Option<Code>,
+    /// Why not, in a person's words.
+    pub why: String,
+    /// The ledger's position then.
+    pub ledger_position: u64,
+}
+
+/// A host agent's answer to an order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrderAnswered {
+    /// Whose.
+    pub host: HostId,
+    /// For which cluster.
+    pub cluster: ClusterId,
+    /// The order's number.
+    pub number: OrderNumber,
+    /// The order's token.
+    pub token: Token,
+    /// Taken up.
+    pub accepted: bool,
+    /// Why not.
+    pub code: Option<Code>,
+    /// Why not, in a person's words.
+    pub why: String,
+    /// The ledger's position then.
+    pub ledger_position: u64,
+    /// Where the sequence stood then.
+    pub state: Option<SequenceState>,
+}
+
+/// A decision about a go.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GoDecided {
+    /// The rollout.
+    pub rollout: RolloutId,
+    /// Who asked.
+    pub host: HostId,
+    /// The token.
+    pub token: Token,
+    /// The request's number.
+    pub request: u64,
+    /// For what, in words: `data nodes node43`, `controller HActl43`.
+    pub action: String,
+    /// Whether.
+    pub allowed: bool,
+    /// Why not.
+    pub reasons: Vec<Reason>,
+}
+
+/// A canary's report.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CanaryReported {
+    /// The rollout.
+    pub rollout: RolloutId,
+    /// Whose.
+    pub host: HostId,
+    /// Which writer.
+    pub epoch: u64,
+    /// The order that it answers, 0 for a passing report.
+    pub order: OrderNumber,
+    /// What it says.
+    pub status: CanaryStatus,
+}
+
+/// What came of a command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "response")]
+pub enum Response {
+    /// It is done.
+    Done,
+    /// It no longer fits; nothing was changed.
+    Ignored {
+        /// Why.
+        why: String,
+    },
+    /// Refused for a reason that the asker can act on.
+    Refused {
+        /// The code.
+        code: Code,
+        /// In a person's words.
+        why: String,
+    },
+    /// The host agent is enrolled.
+    Enrolled {
+        /// Why it may only look, if so (S8).
+        amnesic: Option<String>,
+        /// Reports up to here are committed.
+        committed_position: u64,
+    },
+    /// The rollout is started (or was, by the same request).
+    Started {
+        /// Its id.
+        rollout: RolloutId,
+    },
+    /// A token was allotted.
+    Allotted {
+        /// The token.
+        token: Token,
+    },
+    /// Reports up to this position are committed.
+    Committed {
+        /// The position.
+        position: u64,
+    },
+    /// The answer to a request for a go, as it now stands.
+    Go {
+        /// Whether.
+        allowed: bool,
+        /// Why not.
+        reasons: Vec<Reason>,
+    },
+}
+
+impl Response {
+    /// Makes a refusal.
+    pub(crate) fn refused(code: Code, why: impl Into<String>) -> Self {
+        Self::Refused { code, why: why.into() }
+    }
+
+    /// Makes an "it no longer fits".
+    pub(crate) fn ignored(why: impl Into<String>) -> Self {
+        Self::Ignored { why: why.into() }
+    }
+}

@@ -1,0 +1,72 @@
+//! The hold's arithmetic: what it covers, who must promise, what stands against it (S1, S2).
+
+use std::collections::BTreeSet;
+
+use grayfin_types::{ClusterId, HostId};
+
+use crate::state::{Hold, HoldStage, Promise, State};
+
+/// Returns every cluster that would be disturbed with a host: a machine that serves two clusters
+/// has one hold over both.
+pub fn covers(state: &State, host: &HostId, cluster: &ClusterId) -> BTreeSet<ClusterId> {
+    let mut covers: BTreeSet<ClusterId> =
+        state.hosts.get(host).map(|e| e.clusters.clone()).unwrap_or_default();
+    covers.insert(cluster.clone());
+    covers
+}
+
+/// Returns who must promise before a hold over `covers` takes effect on `host`: every other
+/// enrolled host of each of those clusters, once per cluster. Those attested as powered off do
+/// not count; they must enrol anew.
+pub fn required(
+    state: &State,
+    host: &HostId,
+    covers: &BTreeSet<ClusterId>,
+) -> Vec<(HostId, ClusterId)> {
+    let mut required = Vec::new();
+    for other in state.hosts.values().filter(|e| &e.host != host && e.gone.is_none()) {
+        for cluster in other.clusters.intersection(covers) {
+            required.push((other.host.clone(), cluster.clone()));
+        }
+    }
+    required
+}
+
+/// Finds a hold that stands against one over `covers` for a rollout of `cluster`.
+pub fn conflict<'a>(
+    state: &'a State,
+    cluster: &ClusterId,
+    covers: &BTreeSet<ClusterId>,
+) -> Option<&'a Hold> {
+    state
+        .holds
+        .iter()
+        .filter(|(of, _)| *of != cluster)
+        .map(|(_, hold)| hold)
+        .find(|hold| !hold.covers.is_disjoint(covers))
+}
+
+/// Returns whose promises are missing: of those asked, and of those that enrolled since.
+pub fn missing(state: &State, hold: &Hold) -> Vec<(HostId, ClusterId)> {
+    required(state, &hold.host, &hold.covers)
+        .into_iter()
+        .filter(|(host, cluster)| !promised(hold, host, cluster))
+        .collect()
+}
+
+/// Brings the list of promises in line with who is enrolled.
+pub(crate) fn refresh(hold: &mut Hold, required: Vec<(HostId, ClusterId)>) {
+    if hold.stage != HoldStage::Asking {
+        return;
+    }
+    hold.promises.retain(|p| required.iter().any(|(h, c)| h == &p.host && c == &p.cluster));
+    for (host, cluster) in required {
+        if !hold.promises.iter().any(|p| p.host == host && p.cluster == cluster) {
+            hold.promises.push(Promise { host, cluster, promised: false, refusal: None });
+        }
+    }
+}
+
+fn promised(hold: &Hold, host: &HostId, cluster: &ClusterId) -> bool {
+    hold.promises.iter().any(|p| p.promised && &p.host == host && &p.cluster == cluster)
+}
