@@ -18,9 +18,9 @@ pub struct Paths {
 impl Paths {
     /// Makes the folder of a new lab.
     pub(crate) fn of_new(folder: &Path) -> anyhow::Result<Self> {
-        std::fs::create_dir_all(folder).with_context(|| format!("make `{}`", folder.display()))?;
-        let paths = Self::of_existing(folder)?;
-        let text = paths.root.to_str().context("the lab's folder is not UTF-8")?;
+        let absolute = std::path::absolute(folder)
+            .with_context(|| format!("`{}` is no folder", folder.display()))?;
+        let text = absolute.to_str().context("the lab's folder is not UTF-8")?;
         anyhow::ensure!(
             !text.contains(FORBIDDEN),
             "the lab's folder `{text}` has the word `{FORBIDDEN}` in it: the vendor's stop script would \
@@ -30,6 +30,8 @@ impl Paths {
             !text.contains(char::is_whitespace),
             "the lab's folder `{text}` has a space in it: the vendor's scripts break on it"
         );
+        std::fs::create_dir_all(&absolute).with_context(|| format!("make `{text}`"))?;
+        let paths = Self::of_existing(&absolute)?;
         let empty = std::fs::read_dir(&paths.root)?.next().is_none();
         anyhow::ensure!(empty, "`{text}` is not empty: `lab down --dir {text}` takes a lab down");
         Ok(paths)

@@ -14,7 +14,7 @@ use crate::hostns::Isolation;
 use crate::packages::Packages;
 use crate::range;
 use crate::tools;
-use crate::topology::{Cluster, Host, Node, Options, Topology};
+use crate::topology::{Cluster, Host, Node, Options, Range, Topology};
 use crate::wait;
 
 /// Makes everything in a folder and returns when it is healthy. Whatever goes wrong or stops this in
@@ -26,6 +26,7 @@ pub(super) async fn bring_up(folder: &Path, options: &Options) -> anyhow::Result
         let known: Vec<String> = Release::all().into_iter().map(|it| it.version).collect();
         format!("`{}` is not modelled: {}", options.version, known.join(", "))
     })?;
+    layout(options, Range { a: 16, b: 0 })?;
     let (binaries, packages) = tokio::task::spawn_blocking(|| {
         let binaries = Binaries::ensure()?;
         let packages = Packages::ensure(&binaries)?;
@@ -44,7 +45,7 @@ pub(super) async fn bring_up(folder: &Path, options: &Options) -> anyhow::Result
     let mut lab = Lab { paths, spec, owned: Vec::new(), ours: true };
     fs::write(lab.paths.spec(), serde_json::to_vec_pretty(&lab.spec)?).context("write lab.json")?;
     let _lock = lab.lock()?;
-    copy_programs(&lab.paths, &binaries)?;
+    copy_programs(&lab.paths, &binaries, options)?;
     install_everywhere(&lab, &packages, &release)?;
     if !options.no_grayfin {
         lab.write_grayfin()?;
@@ -53,7 +54,7 @@ pub(super) async fn bring_up(folder: &Path, options: &Options) -> anyhow::Result
     let names: Vec<String> = lab.spec.topology.machines().map(str::to_owned).collect();
     for name in &names {
         let machine = lab.machine(name);
-        machine.switch_on(Some(claim.file.try_clone()?)).await?;
+        machine.switch_on(Some(claim.copy()?)).await?;
         lab.owned.push(machine.own().await?);
     }
     drop(claim);
@@ -68,15 +69,21 @@ pub(super) async fn bring_up(folder: &Path, options: &Options) -> anyhow::Result
     Ok(lab)
 }
 
+/// Lays the lab out, or says which options do not go together.
+fn layout(options: &Options, range: Range) -> anyhow::Result<Topology> {
+    Topology::new(options, range).map_err(|reason| anyhow::anyhow!(reason))
+}
+
 /// Copies our programs, so that a build meanwhile changes nothing, and adds the scripts' tools.
-fn copy_programs(paths: &Paths, binaries: &Binaries) -> anyhow::Result<()> {
+fn copy_programs(paths: &Paths, binaries: &Binaries, options: &Options) -> anyhow::Result<()> {
     let folder = paths.programs();
     fs::create_dir_all(&folder).with_context(|| format!("make `{}`", folder.display()))?;
-    for (from, name) in [
-        (binaries.grayfin(), "grayfin"),
-        (binaries.grayfin_agent(), "grayfin-agent"),
-        (binaries.lab(), "lab"),
-    ] {
+    let mut programs = vec![(binaries.lab(), "lab")];
+    if !options.no_grayfin {
+        programs.push((binaries.grayfin(), "grayfin"));
+        programs.push((binaries.grayfin_agent(), "grayfin-agent"));
+    }
+    for (from, name) in programs {
         let to = folder.join(name);
         fs::copy(&from, &to)
             .with_context(|| format!("copy `{}` to `{}`", from.display(), to.display()))?;
