@@ -1,0 +1,260 @@
+//! The fence: which promises may be given and which orders are taken (S2, S3, S8).
+
+use grayfin_types::{
+    ClusterId, Code, Token,
+    step::{SequenceState, Step},
+};
+
+use crate::{
+    entry::{Answer, Authority, Body, Order, Task},
+    state::{Hold, Phase, State},
+};
+
+/// Why something is refused without leaving a trace in the ledger.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The code.
+    pub code: Code,
+    /// In words.
+    pub why: String,
+}
+
+/// What to do about an authority.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// It is the highest known.
+    Known,
+    /// It is higher than all before: record it before it is obeyed.
+    Higher,
+}
+
+/// What to do about a promise request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Promise {
+    /// Record it, then say yes.
+    Record(Body),
+    /// Say yes: what is promised holds already.
+    Already,
+    /// Say no.
+    Refuse(Refusal),
+}
+
+/// What to do about an order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Record it with the answer in it, then answer, then act.
+    Record(Box<Body>),
+    /// It was answered before: the same again.
+    Repeat(Answer),
+    /// It is stale or not for us: say no, record nothing.
+    Refuse(Refusal),
+}
+
+fn stale(why: String) -> Refusal {
+    Refusal { code: Code::TokenStale, why }
+}
+
+/// Judges who commands.
+pub fn authority(state: &State, asked: &Authority) -> Result<Standing, Refusal> {
+    if asked.group.is_empty() {
+        return Err(stale("it names no coordinator group".to_owned()));
+    }
+    let Some(known) = &state.authority else { return Ok(Standing::Higher) };
+    if known.group != asked.group {
+        return Err(stale(format!(
+            "it comes from coordinator group `{}`, this host agent belongs to `{}`",
+            asked.group, known.group
+        )));
+    }
+    let (asked_at, known_at) = ((asked.incarnation, asked.term), (known.incarnation, known.term));
+    match asked_at.cmp(&known_at) {
+        std::cmp::Ordering::Less => Err(stale(format!(
+            "it comes from incarnation {} term {}, this host agent has seen incarnation {} term {}",
+            asked.incarnation, asked.term, known.incarnation, known.term
+        ))),
+        std::cmp::Ordering::Equal => Ok(Standing::Known),
+        std::cmp::Ordering::Greater => Ok(Standing::Higher),
+    }
+}
+
+/// Judges a request to promise that every token up to `token` will be refused here.
+pub fn promise(state: &State, asked: &Authority, cluster: &ClusterId, token: Token) -> Promise {
+    let standing = match authority(state, asked) {
+        Ok(standing) => standing,
+        Err(refusal) => return Promise::Refuse(refusal),
+    };
+    if token == Token(0) {
+        let why = "token 0 is no token".to_owned();
+        return Promise::Refuse(Refusal { code: Code::BadRequest, why });
+    }
+    if let Some(hold) = &state.hold {
+        let why = format!(
+            "hold {} of cluster `{}` is open on this host ({})",
+            hold.token,
+            hold.cluster,
+            words(&hold.state())
+        );
+        return Promise::Refuse(Refusal { code: Code::HoldOpen, why });
+    }
+    if token <= state.floor && standing == Standing::Known {
+        return Promise::Already;
+    }
+    Promise::Record(Body::Promised { cluster: cluster.clone(), token, authority: asked.clone() })
+}
+
+/// Judges an order. `boot_id` is the kernel's, now.
+pub fn order(state: &State, order: &Order, boot_id: &str) -> Verdict {
+    if let Err(refusal) = authority(state, &order.authority) {
+        return Verdict::Refuse(refusal);
+    }
+    let last = state.cluster(&order.cluster).and_then(|c| c.last_order.as_ref());
+    if let Some((number, answer)) = last {
+        if order.number == *number {
+            return Verdict::Repeat(answer.clone());
+        }
+        if order.number < *number {
+            let why = format!("order {} comes after order {number} was taken", order.number);
+            return Verdict::Refuse(stale(why));
+        }
+    }
+    if order.number.0 == 0 {
+        return Verdict::Refuse(stale("an order needs a number".to_owned()));
+    }
+    let answer = judge(state, order);
+    Verdict::Record(Box::new(Body::Ordered {
+        order: Box::new(order.clone()),
+        answer,
+        boot_id: boot_id.to_owned(),
+    }))
+}
+
+fn judge(state: &State, order: &Order) -> Answer {
+    if order.task.needs_token() && order.token == Token(0) {
+        return Answer::no(Code::BadRequest, "this order needs a token");
+    }
+    match &order.task {
+        Task::Run { plan } => run(state, order, plan),
+        Task::Stage { plan } => match plan_fits(state, order, plan) {
+            Ok(()) => Answer::yes(None),
+            Err(answer) => answer,
+        },
+        Task::Retry => on_hold(state, order, retry),
+        Task::Undo => on_hold(state, order, undo),
+        Task::Abort => on_hold(state, order, |hold| Answer::yes(Some(hold.state()))),
+        Task::Close => close(state, order),
+        Task::CanaryStart { canary }
+        | Task::CanaryStop { canary }
+        | Task::CanaryCheck { canary } => {
+            if canary.rollout == order.rollout {
+                Answer::yes(None)
+            } else {
+                Answer::no(Code::BadRequest, "the canary belongs to another rollout")
+            }
+        }
+    }
+}
+
+fn plan_fits(state: &State, order: &Order, plan: &grayfin_types::plan::Plan) -> Result<(), Answer> {
+    let no = |why: String| Err(Answer::no(Code::BadRequest, why));
+    if plan.cluster != order.cluster {
+        return no(format!("the plan is for cluster `{}`", plan.cluster));
+    }
+    match &state.host {
+        Some(host) if plan.host(host).is_some() => Ok(()),
+        Some(host) => no(format!("host `{host}` has no part in the plan")),
+        None => no("the ledger does not say whose it is".to_owned()),
+    }
+}
+
+fn run(state: &State, order: &Order, plan: &grayfin_types::plan::Plan) -> Answer {
+    if let Some(hold) = &state.hold {
+        let why = format!(
+            "hold {} of cluster `{}` is open on this host: close it first",
+            hold.token, hold.cluster
+        );
+        return Answer::no(Code::HoldOpen, why);
+    }
+    if order.token <= state.floor {
+        let why = format!(
+            "token {} is closed or was promised away; tokens up to {} are refused",
+            order.token, state.floor
+        );
+        return Answer::no(Code::TokenStale, why);
+    }
+    match plan_fits(state, order, plan) {
+        Ok(()) => Answer::yes(Some(SequenceState::Running { step: Step::Stage })),
+        Err(answer) => answer,
+    }
+}
+
+fn on_hold(state: &State, order: &Order, judge: impl Fn(&Hold) -> Answer) -> Answer {
+    match &state.hold {
+        Some(hold) if hold.token == order.token && hold.cluster == order.cluster => judge(hold),
+        Some(hold) => Answer::no(
+            Code::TokenStale,
+            format!("token {} is not open here, token {} is", order.token, hold.token),
+        ),
+        None => Answer::no(Code::TokenStale, format!("token {} is not open here", order.token)),
+    }
+}
+
+fn retry(hold: &Hold) -> Answer {
+    match &hold.phase {
+        Phase::Ended(
+            SequenceState::Refused { .. }
+            | SequenceState::Undone { .. }
+            | SequenceState::Failed { .. },
+        ) => {
+            let step = if hold.first_start { Step::Start } else { Step::Guard };
+            Answer::yes(Some(SequenceState::Running { step }))
+        }
+        Phase::Ended(
+            state @ (SequenceState::Up | SequenceState::Running { .. } | SequenceState::Closed),
+        ) => Answer::no(Code::WrongState, format!("there is nothing to retry: {}", words(state))),
+        Phase::Forward | Phase::Undoing | Phase::Stuck => Answer::no(
+            Code::WrongState,
+            format!("the sequence has not ended yet: {}", words(&hold.state())),
+        ),
+    }
+}
+
+fn undo(hold: &Hold) -> Answer {
+    if hold.first_start {
+        let why = "processes of the new version may have run on this host, and the first start rewrites metadata that the old version cannot read; the way is forward";
+        return Answer::no(Code::UndoImpossible, why);
+    }
+    Answer::yes(Some(hold.state()))
+}
+
+fn close(state: &State, order: &Order) -> Answer {
+    let closed = || Answer::yes(Some(SequenceState::Closed));
+    match &state.hold {
+        Some(hold) if hold.token == order.token => {
+            if hold.may_close() {
+                return closed();
+            }
+            let why = format!("the host is not whole: {}", words(&hold.state()));
+            Answer::no(Code::WrongState, why)
+        }
+        Some(hold) if order.token > state.floor => Answer::no(
+            Code::HoldOpen,
+            format!("token {} is not the open one, {} is", order.token, hold.token),
+        ),
+        // Never opened here, or closed before: it is refused from here on in any case.
+        Some(_) | None => closed(),
+    }
+}
+
+/// Says where a sequence stands, for messages.
+pub fn words(state: &SequenceState) -> String {
+    match state {
+        SequenceState::Running { step } => format!("running, at step `{step}`"),
+        SequenceState::Up => "up on the new version".to_owned(),
+        SequenceState::Refused { step, code, .. } => format!("refused by step `{step}`, {code}"),
+        SequenceState::Undone { step, code, .. } => {
+            format!("undone because step `{step}` failed, {code}")
+        }
+        SequenceState::Failed { step, code, .. } => format!("failed at step `{step}`, {code}"),
+        SequenceState::Closed => "closed".to_owned(),
+    }
+}

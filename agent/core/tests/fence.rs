@@ -1,0 +1,190 @@
+//! Promises and orders: what is refused, what is repeated, what is taken.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test")]
+
+mod common;
+
+use common::{CLUSTER, Driver, authority, order, plan};
+use grayfin_agent_core::{
+    Body,
+    entry::Task,
+    fence::{self, Promise, Standing, Verdict},
+};
+use grayfin_types::{
+    Code, Token,
+    plan::{CanaryOrder, CanarySpec},
+};
+
+fn promise(driver: &mut Driver, token: u64) -> Result<(), Code> {
+    let cluster = CLUSTER.parse().unwrap();
+    match fence::promise(&driver.state, &authority(1, 1), &cluster, Token(token)) {
+        Promise::Record(body) => {
+            driver.write(body);
+            Ok(())
+        }
+        Promise::Already => Ok(()),
+        Promise::Refuse(refusal) => Err(refusal.code),
+    }
+}
+
+#[test]
+fn a_promise_closes_the_way_to_every_token_up_to_it() {
+    let mut driver = Driver::default();
+    assert_eq!(promise(&mut driver, 0), Err(Code::BadRequest));
+    assert_eq!(promise(&mut driver, 5), Ok(()));
+    let entries = driver.entries.len();
+    assert_eq!(promise(&mut driver, 5), Ok(()), "again");
+    assert_eq!(promise(&mut driver, 3), Ok(()), "a late one says nothing new");
+    assert_eq!(driver.entries.len(), entries);
+    assert_eq!(driver.state.floor, Token(5));
+    for late in [4, 5] {
+        assert!(!driver.order(late, Task::Run { plan: plan() }), "{late}");
+    }
+    assert!(driver.order(6, Task::Run { plan: plan() }));
+    assert_eq!(promise(&mut driver, 7), Err(Code::HoldOpen));
+    driver.finish_well();
+    assert_eq!(promise(&mut driver, 7), Err(Code::HoldOpen), "up is not closed");
+    assert!(driver.order(6, Task::Close));
+    assert_eq!(promise(&mut driver, 7), Ok(()));
+}
+
+#[test]
+fn one_hold_covers_the_whole_machine() {
+    let mut driver = Driver::running();
+    let mut plan = plan();
+    plan.cluster = "risk".parse().unwrap();
+    let mut other = order(1, 6, Task::Run { plan });
+    other.cluster = "risk".parse().unwrap();
+    let Verdict::Record(body) = fence::order(&driver.state, &other, "b") else { unreachable!() };
+    let Body::Ordered { answer, .. } = &*body else { unreachable!() };
+    assert_eq!(answer.code, Some(Code::HoldOpen));
+    driver.write(*body);
+    assert_eq!(driver.state.open_hold(), Some(Token(5)));
+}
+
+#[test]
+fn authorities_only_ever_grow() {
+    let mut driver = Driver::default();
+    assert_eq!(fence::authority(&driver.state, &authority(1, 1)), Ok(Standing::Higher));
+    driver.write(Body::Raised { authority: authority(2, 7) });
+    assert_eq!(fence::authority(&driver.state, &authority(2, 7)), Ok(Standing::Known));
+    assert_eq!(fence::authority(&driver.state, &authority(2, 8)), Ok(Standing::Higher));
+    assert_eq!(fence::authority(&driver.state, &authority(3, 1)), Ok(Standing::Higher));
+    let mut stranger = authority(9, 9);
+    stranger.group = "other".to_owned();
+    let mut nobody = authority(9, 9);
+    nobody.group = String::new();
+    for old in [authority(2, 6), authority(1, 99), stranger, nobody] {
+        assert_eq!(fence::authority(&driver.state, &old).unwrap_err().code, Code::TokenStale);
+        let mut late = order(1, 5, Task::Run { plan: plan() });
+        late.authority = old.clone();
+        assert!(matches!(fence::order(&driver.state, &late, "b"), Verdict::Refuse(_)));
+        let cluster = CLUSTER.parse().unwrap();
+        let asked = fence::promise(&driver.state, &old, &cluster, Token(9));
+        assert!(matches!(asked, Promise::Refuse(_)));
+        assert!(!driver.try_write(Body::Raised { authority: old }));
+    }
+}
+
+#[test]
+fn an_order_runs_once_and_is_answered_alike_for_ever() {
+    let mut driver = Driver::default();
+    let run = order(4, 5, Task::Run { plan: plan() });
+    let Verdict::Record(body) = fence::order(&driver.state, &run, "b") else { unreachable!() };
+    let Body::Ordered { answer: first, .. } = (*body).clone() else { unreachable!() };
+    driver.write(*body.clone());
+    assert!(!driver.try_write(*body), "the ledger itself refuses a repeat");
+    for term in [1, 2] {
+        let mut again = run.clone();
+        again.authority = authority(1, term);
+        assert_eq!(fence::order(&driver.state, &again, "b"), Verdict::Repeat(first.clone()));
+    }
+    for older in [0, 1, 3] {
+        let late = order(older, 5, Task::Abort);
+        assert!(matches!(fence::order(&driver.state, &late, "b"), Verdict::Refuse(_)), "{older}");
+    }
+    // Another installation counts its own orders.
+    let mut other = order(1, 0, Task::Stage { plan: plan() });
+    other.cluster = "risk".parse().unwrap();
+    assert!(matches!(fence::order(&driver.state, &other, "b"), Verdict::Record(_)));
+}
+
+#[test]
+fn a_refused_order_uses_its_number_up() {
+    let mut driver = Driver::running();
+    assert!(!driver.order(5, Task::Close), "still running");
+    let number = driver.number;
+    driver.finish_well();
+    let again = order(number, 5, Task::Close);
+    let Verdict::Repeat(answer) = fence::order(&driver.state, &again, "b") else { unreachable!() };
+    assert!(!answer.accepted, "what was refused once stays refused under its number");
+}
+
+#[test]
+fn orders_that_do_not_fit_are_refused_with_their_reason() {
+    let canary = |rollout: &str| CanaryOrder {
+        rollout: rollout.parse().unwrap(),
+        epoch: 1,
+        spec: CanarySpec::New { rows_per_second: 50 },
+    };
+    let mut stranger = plan();
+    stranger.hosts[0].host = "other".parse().unwrap();
+    let mut elsewhere = plan();
+    elsewhere.cluster = "risk".parse().unwrap();
+    let rows = [
+        (0, Task::Run { plan: plan() }, Code::BadRequest),
+        (6, Task::Run { plan: stranger.clone() }, Code::BadRequest),
+        (6, Task::Run { plan: elsewhere.clone() }, Code::BadRequest),
+        (0, Task::Stage { plan: stranger }, Code::BadRequest),
+        (0, Task::Stage { plan: elsewhere }, Code::BadRequest),
+        (6, Task::Retry, Code::TokenStale),
+        (6, Task::Undo, Code::TokenStale),
+        (6, Task::Abort, Code::TokenStale),
+        (0, Task::Abort, Code::BadRequest),
+        (0, Task::CanaryCheck { canary: canary("r2") }, Code::BadRequest),
+    ];
+    for (token, task, code) in rows {
+        let order = order(1, token, task.clone());
+        let state = Driver::default().state;
+        let Verdict::Record(body) = fence::order(&state, &order, "b") else { unreachable!() };
+        let Body::Ordered { answer, .. } = *body else { unreachable!() };
+        assert_eq!(answer.code, Some(code), "{task:?}");
+    }
+    let mut running = Driver::running();
+    for task in [Task::Retry, Task::Undo, Task::Abort] {
+        assert!(!running.order(4, task), "an older token");
+    }
+    assert!(!running.order(6, Task::Close), "a token that is not open");
+    assert_eq!(running.state.open_hold(), Some(Token(5)));
+}
+
+#[test]
+fn a_token_that_was_never_opened_here_can_be_closed_for_good() {
+    let mut driver = Driver::default();
+    assert!(driver.order(5, Task::Close));
+    assert!(!driver.order(5, Task::Run { plan: plan() }), "a late run after the close");
+    assert!(driver.order(5, Task::Close), "again under another number");
+}
+
+#[test]
+fn canary_orders_are_owed_until_they_are_answered() {
+    let canary = CanaryOrder {
+        rollout: "r1".parse().unwrap(),
+        epoch: 1,
+        spec: CanarySpec::New { rows_per_second: 50 },
+    };
+    let mut driver = Driver::default();
+    let cluster = CLUSTER.parse().unwrap();
+    assert!(driver.order(0, Task::CanaryStart { canary: canary.clone() }));
+    assert!(driver.state.cluster(&cluster).unwrap().canary.is_some());
+    assert!(driver.order(0, Task::CanaryCheck { canary: canary.clone() }));
+    assert!(driver.order(0, Task::CanaryStop { canary }));
+    let known = driver.state.cluster(&cluster).unwrap();
+    assert!(known.canary.is_none());
+    let owed: Vec<_> = known.canary_owed.keys().copied().collect();
+    assert_eq!(owed.len(), 2);
+    for number in owed {
+        let body = Body::CanaryAnswered { cluster: cluster.clone(), number };
+        driver.write(body.clone());
+        assert!(!driver.try_write(body));
+    }
+}
