@@ -5,12 +5,7 @@ use std::{fs, io, path::Path};
 use super::{Disk, Error};
 
 /// Writes a file so that after a crash it has either its old or its new content, durably.
-pub fn write_durably(
-    disk: &dyn Disk,
-    path: &Path,
-    bytes: &[u8],
-    mode: u32,
-) -> Result<(), Error> {
+pub fn write_durably(disk: &dyn Disk, path: &Path, bytes: &[u8], mode: u32) -> Result<(), Error> {
     let parent = parent(path);
     let mut name = std::ffi::OsString::from(".");
     name.push(path.file_name().unwrap_or_default());

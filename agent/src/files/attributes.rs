@@ -151,7 +151,6 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
     let digits: Option<Vec<u8>> =
         text.chars().map(|c| c.to_digit(16).and_then(|d| u8::try_from(d).ok())).collect();
     let digits = digits?;
-    (digits.len() % 2 == 0).then(|| {
-        digits.as_chunks::<2>().0.iter().map(|[high, low]| high * 16 + low).collect()
-    })
+    (digits.len() % 2 == 0)
+        .then(|| digits.as_chunks::<2>().0.iter().map(|[high, low]| high * 16 + low).collect())
 }

@@ -77,8 +77,8 @@ impl Control {
     /// Limits the bytes per second, for work beside nodes that still serve.
     #[must_use]
     pub fn paced(mut self, bytes_per_second: u64) -> Self {
-        self.pace = (bytes_per_second > 0)
-            .then(|| Pace { bytes_per_second, paid_until: Mutex::new(None) });
+        self.pace =
+            (bytes_per_second > 0).then(|| Pace { bytes_per_second, paid_until: Mutex::new(None) });
         self
     }
 

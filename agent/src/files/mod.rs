@@ -22,10 +22,10 @@ mod walk;
 
 pub use atomic::{create_dir_durably, remove_tree, rename_durably, write_durably};
 pub use attributes::{Attributes, Owners};
-pub use compare::{Comparison, Compared, Difference, compare};
+pub use compare::{Compared, Comparison, Difference};
 pub use control::{Control, Stop};
-pub use copy::{Copier, Copied};
-pub use hash::{HashingReader, Hasher, hash_file, hex};
+pub use copy::{Copied, Copier, Durability};
+pub use hash::{Hasher, HashingReader, hash_file, hex};
 pub use name::{decode_path, encode_path};
 pub use port::{Disk, RealDisk};
 pub use space::{Need, Shortage, Space, shortages, volume_root};
@@ -76,10 +76,7 @@ pub enum Error {
 
 impl Error {
     /// Names what was done and with what, for `map_err`.
-    pub fn at(
-        action: &'static str,
-        path: impl Into<PathBuf>,
-    ) -> impl FnOnce(io::Error) -> Self {
+    pub fn at(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { action, path, source }
     }
@@ -140,3 +137,6 @@ pub(crate) fn in_parallel<T: Sync, E: Send>(
     });
     error.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
 }
+
+#[cfg(test)]
+mod tests;

@@ -33,6 +33,8 @@ pub trait Disk: fmt::Debug + Send + Sync {
     fn create_dir(&self, path: &Path, mode: u32) -> io::Result<()>;
     /// Makes the names in a folder durable.
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
+    /// Makes everything below a folder durable at once, with the rest of its file system.
+    fn sync_volume(&self, path: &Path) -> io::Result<()>;
     /// Renames; fails if the new name exists.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Renames a file over whatever file has the new name.
@@ -92,6 +94,10 @@ impl Disk for RealDisk {
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         File::open(path)?.sync_all()
+    }
+
+    fn sync_volume(&self, path: &Path) -> io::Result<()> {
+        Ok(rustix::fs::syncfs(File::open(path)?)?)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

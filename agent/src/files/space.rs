@@ -69,8 +69,11 @@ impl Shortage {
 
 impl std::fmt::Display for Shortage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let needs: Vec<String> =
-            self.needs.iter().map(|(what, bytes)| format!("{bytes} bytes for the {what}")).collect();
+        let needs: Vec<String> = self
+            .needs
+            .iter()
+            .map(|(what, bytes)| format!("{bytes} bytes for the {what}"))
+            .collect();
         write!(
             f,
             "the volume of `{}` has {} bytes free, but {} are needed and {} must stay free: {} more bytes",
@@ -85,9 +88,7 @@ impl std::fmt::Display for Shortage {
 
 /// Returns the nearest existing folder at or above a path.
 pub fn volume_root(path: &Path) -> PathBuf {
-    path.ancestors()
-        .find(|p| p.is_dir())
-        .map_or_else(|| PathBuf::from("/"), Path::to_path_buf)
+    path.ancestors().find(|p| p.is_dir()).map_or_else(|| PathBuf::from("/"), Path::to_path_buf)
 }
 
 /// Adds up needs per volume and returns the volumes that are too small.
