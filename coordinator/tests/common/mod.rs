@@ -1,0 +1,172 @@
+//! What the coordinator's tests share: certificates, stores, ready-made commands.
+
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
+
+use std::{
+    future::Future,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use grayfin_coordinator::{
+    config,
+    store::{Replicated, replicated},
+};
+use grayfin_coordinator_core::{
+    Cmd,
+    cmd::{Action, Control, Enrol, Start},
+};
+use grayfin_proto::{identity::Identity, pki, tls};
+use grayfin_types::{
+    Generation, HostId, LedgerId, RolloutId,
+    plan::{
+        CanarySpec, Compatibility, HostPlan, Package, PauseAfter, Plan, Policy, StaysAlive,
+        UpgradeMode,
+    },
+};
+
+/// No condition that a test waits for takes longer, unless it never comes.
+pub const DEADLINE: Duration = Duration::from_secs(20);
+
+/// The cluster of all tests.
+pub const CLUSTER: &str = "trade";
+
+/// Runs a part of a test as a process of its own would run: when it ends, everything that is left
+/// of it is gone at once, without a word, as after kill -9.
+pub fn process<T>(work: impl Future<Output = T>) -> T {
+    tls::install_provider();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let out = runtime.block_on(work);
+    runtime.shutdown_timeout(DEADLINE);
+    out
+}
+
+/// Waits for a condition.
+pub async fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let end = tokio::time::Instant::now() + DEADLINE;
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(tokio::time::Instant::now() < end, "waited in vain for: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// A CA and certificates for everybody.
+#[derive(Debug)]
+pub struct Pki {
+    dir: tempfile::TempDir,
+}
+
+impl Pki {
+    /// Makes a CA.
+    pub fn new() -> Self {
+        tls::install_provider();
+        let dir = tempfile::tempdir().unwrap();
+        pki::make_ca(dir.path()).unwrap();
+        Self { dir }
+    }
+
+    /// Returns the certificate files of an identity; it is issued on first use.
+    pub fn files(&self, identity: &Identity) -> tls::Files {
+        let out = self.dir.path().join(identity.to_string().replace(':', "-"));
+        let file = |suffix: &str| PathBuf::from(format!("{}{suffix}", out.display()));
+        if !file(".pem").exists() {
+            pki::issue(self.dir.path(), identity, &out).unwrap();
+        }
+        tls::Files { ca: self.dir.path().join("ca.pem"), cert: file(".pem"), key: file(".key") }
+    }
+
+    /// Opens the store of coordinator 1 in a folder.
+    pub async fn open_store(&self, dir: &Path) -> Replicated {
+        let options = replicated::Options {
+            id: 1,
+            address: "127.0.0.1:1".to_owned(),
+            tls: self.files(&Identity::Coordinator(1)),
+            timing: config::Raft { heartbeat_ms: 50, election_min_ms: 150, election_max_ms: 300 },
+        };
+        Replicated::open(dir, &options).await.unwrap()
+    }
+}
+
+impl Default for Pki {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Makes the enrolment of a host.
+pub fn enrol(host: &str) -> Cmd {
+    Cmd::Enrol(Enrol {
+        host: HostId::new(host).unwrap(),
+        clusters: [CLUSTER.parse().unwrap()].into(),
+        generation: Generation(1),
+        ledger_id: LedgerId::new(format!("ledger-{host}")).unwrap(),
+        ledger_position: 0,
+        agent_version: "0.1.0".to_owned(),
+        last_orders: [].into(),
+    })
+}
+
+/// Makes the start of a rollout over `db1` to `db3`.
+pub fn start(request_id: &str) -> Cmd {
+    Cmd::Start(Box::new(Start {
+        request_id: request_id.to_owned(),
+        rollout: RolloutId::new(format!("r-{request_id}")).unwrap(),
+        plan: plan(&["db1", "db2", "db3"]),
+        findings: Vec::new(),
+        by: "ann".to_owned(),
+    }))
+}
+
+/// Makes an operator's act.
+pub fn control(request_id: &str, rollout: &RolloutId, action: Action) -> Cmd {
+    Cmd::Control(Control {
+        request_id: request_id.to_owned(),
+        rollout: rollout.clone(),
+        action,
+        reason: "because".to_owned(),
+        by: "ann".to_owned(),
+    })
+}
+
+/// Makes a plan over hosts without nodes.
+pub fn plan(hosts: &[&str]) -> Plan {
+    let host = |name: &&str| HostPlan {
+        host: HostId::new(*name).unwrap(),
+        reason: "in order".to_owned(),
+        from: Some("2.00.8.10".parse().unwrap()),
+        already_done: false,
+        nodes: Vec::new(),
+        has_leader: false,
+        stays: StaysAlive {
+            controllers: 2,
+            controllers_of: 3,
+            data_nodes: 2,
+            data_nodes_of: 3,
+            replicas_min: Some(1),
+            groups: Vec::new(),
+        },
+        backup: Vec::new(),
+        backup_dir: "/backups".to_owned(),
+        memory: Vec::new(),
+    };
+    Plan {
+        hash: "0".repeat(64),
+        cluster: CLUSTER.parse().unwrap(),
+        target: "2.00.8.12".parse().unwrap(),
+        mode: UpgradeMode::Native,
+        package: Package { file: "p.zip".to_owned(), sha256: "0".repeat(64), bytes: 1 },
+        compatibility: Compatibility { level: None, patch: true, why: "a patch".to_owned() },
+        hosts: hosts.iter().map(host).collect(),
+        overrides: Vec::new(),
+        accepted_losses: Vec::new(),
+        policy: Policy::default(),
+        canary: CanarySpec::Off,
+        windows: Vec::new(),
+        pause_after: PauseAfter::Never,
+        point_of_no_return: "start".to_owned(),
+    }
+}
