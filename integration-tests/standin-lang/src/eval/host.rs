@@ -43,7 +43,11 @@ pub trait Host: Send + Sync {
     /// Calls a function that the evaluator itself does not have. A missing argument (`f(a,,b)`) is
     /// `Value::Nothing`; a function given by name or with bound arguments is `Value::Function`.
     /// `db.createPartitionedTable(t, …)` arrives as `createPartitionedTable` with the database in
-    /// front. The host is asked before the evaluator's own functions only for names it `knows`.
+    /// front.
+    ///
+    /// The evaluator's own functions (see `eval::is_builtin`) come first, except where the first
+    /// argument is a DFS table or database: then the host is asked for every name it `knows`,
+    /// `tableInsert` and `schema` included. To apply a function value here, use `eval::apply`.
     fn call<'a>(
         &'a self,
         session: &'a mut Session,
@@ -60,10 +64,17 @@ pub trait Host: Send + Sync {
         scan: &'a Scan,
     ) -> BoxFuture<'a, Result<Table, CallError>>;
 
+    /// Returns the parameter names of one of the host's functions, for calls such as
+    /// `f(name=value)`; without them such a call is unmodelled.
+    fn parameters(&self, name: &str) -> Option<&'static [&'static str]> {
+        let _ = name;
+        None
+    }
+
     /// Notes something a script wanted and the stand-in does not have, so that a test can see it.
     fn unmodelled(&self, what: &str);
 
-    /// Returns the time in milliseconds since 1970.
+    /// Returns the node's local time in milliseconds since 1970.
     fn now_ms(&self) -> i64;
 
     /// Returns the limits of one request.
@@ -75,7 +86,8 @@ pub trait Host: Send + Sync {
 /// What a `select` needs from a DFS table.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Scan {
-    /// The columns that are used; `None` for all.
+    /// The columns that are used; `None` for all. Names of no column may be among them, and it
+    /// may be empty: the table must have at least one column even then, so that it has rows.
     pub columns: Option<BTreeSet<String>>,
     /// Conditions of the form `column operator constant`; all of them must hold. A host may use
     /// them to skip rows.
@@ -127,9 +139,11 @@ pub struct Limits {
 
 impl Default for Limits {
     /// Far above what any known client sends: the longest script of an official client has some
-    /// hundred bytes and nests less than ten deep. 4 million cells are about 100 MB.
+    /// hundred bytes and nests less than ten deep. 4 million cells are about 100 MB. A level takes
+    /// up to 30 KB of stack in a debug build, a thread of the runtime has 2 MB, and the host needs
+    /// some of it too.
     fn default() -> Self {
-        Self { source_bytes: 1 << 20, depth: 64, steps: 1_000_000, cells: 4_000_000 }
+        Self { source_bytes: 1 << 20, depth: 40, steps: 1_000_000, cells: 4_000_000 }
     }
 }
 
@@ -151,6 +165,8 @@ pub struct Session {
     /// Client id and sequence number of the request that runs now; a repeated request carries the
     /// negative number.
     pub request: Option<(String, i64)>,
+    /// How deep the evaluation is nested now, also through calls of the host and back.
+    pub(super) nesting: usize,
 }
 
 impl Session {

@@ -1,0 +1,585 @@
+//! Operators: pure functions over values.
+
+use std::cmp::Ordering;
+
+use super::Operator;
+use super::ast::{Binary, Unary};
+use super::bounds;
+use crate::value::{Cell, Decimal, Scalar, Storage, Type, Value, Vector, cast_cell, parse, time};
+
+pub(super) type Outcome = Result<Value, String>;
+
+/// Pairs of elements that `in` compares: 10,000 chunk ids against as many.
+const COMPARISONS: usize = 100_000_000;
+
+/// Applies an operator of two operands. Scalars are spread over vectors; `cells` bounds a range.
+pub(super) fn binary(operator: Binary, left: &Value, right: &Value, cells: usize) -> Outcome {
+    match operator {
+        Binary::Range => range(left, right, cells),
+        Binary::Pair => pair(left, right),
+        Binary::In => contained(left, right),
+        Binary::Between => between(left, right, cells),
+        Binary::Add
+        | Binary::Subtract
+        | Binary::Multiply
+        | Binary::Divide
+        | Binary::Ratio
+        | Binary::Modulo
+        | Binary::Compare(_)
+        | Binary::And
+        | Binary::Or
+        | Binary::Like => spread(operator, left, right),
+    }
+}
+
+/// Applies an operator of one operand.
+pub(super) fn unary(operator: Unary, operand: &Value) -> Outcome {
+    match operator {
+        Unary::Negate => spread(Binary::Subtract, &Value::int(0), operand),
+        Unary::Not => {
+            let not = |cell: &Cell| match truth(cell) {
+                Some(flag) => Cell::bool(!flag),
+                None => Cell::Null,
+            };
+            match operand {
+                Value::Scalar(scalar) => Ok(Value::scalar(Type::Bool, not(&scalar.cell))),
+                Value::Vector(vector) => {
+                    Ok(Vector::new(Type::Bool, vector.cells.iter().map(not).collect()).into())
+                }
+                other => Err(format!("not cannot be applied to {}", kind(other))),
+            }
+        }
+    }
+}
+
+/// Returns what a value is, for error messages.
+pub(super) fn kind(value: &Value) -> String {
+    match value {
+        Value::Nothing => "nothing".to_owned(),
+        Value::Scalar(scalar) => format!("a {} scalar", scalar.ty.name()),
+        Value::Vector(vector) => format!("a {} vector", vector.ty.name()),
+        Value::Pair(_) => "a pair".to_owned(),
+        Value::Matrix(_) => "a matrix".to_owned(),
+        Value::Set(_) => "a set".to_owned(),
+        Value::Dictionary(_) => "a dictionary".to_owned(),
+        Value::Table(_) | Value::TableHandle(_) | Value::Reference(_) => "a table".to_owned(),
+        Value::Function(_) => "a function".to_owned(),
+        Value::Database(_) => "a database".to_owned(),
+    }
+}
+
+/// Returns a cell's truth; null has none.
+pub(super) fn truth(cell: &Cell) -> Option<bool> {
+    cell.as_f64().filter(|_| !cell.is_null()).map(|number| number != 0.0)
+}
+
+/// Returns a value's truth for `if` and `where`: null is false.
+pub(super) fn condition(value: &Value) -> Result<bool, String> {
+    match value {
+        Value::Nothing => Ok(false),
+        Value::Scalar(scalar) => Ok(truth(&scalar.cell).unwrap_or(false)),
+        other => Err(format!("a condition must be a boolean scalar, not {}", kind(other))),
+    }
+}
+
+/// One operand, ready to be spread: a scalar repeats, a vector does not.
+enum Side {
+    One(Scalar),
+    Many(Vector),
+}
+
+impl Side {
+    fn of(value: &Value) -> Option<Self> {
+        if value.is_null() && matches!(value, Value::Nothing) {
+            return Some(Self::One(Scalar::new(Type::Void, Cell::Null)));
+        }
+        match value {
+            Value::Scalar(scalar) => Some(Self::One(scalar.clone())),
+            Value::Vector(vector) | Value::Pair(vector) => Some(Self::Many(vector.clone())),
+            _ => None,
+        }
+    }
+
+    const fn ty(&self) -> Type {
+        match self {
+            Self::One(scalar) => scalar.ty,
+            Self::Many(vector) => vector.ty,
+        }
+    }
+
+    fn len(&self) -> Option<usize> {
+        match self {
+            Self::One(_) => None,
+            Self::Many(vector) => Some(vector.len()),
+        }
+    }
+
+    fn cell(&self, place: usize) -> &Cell {
+        match self {
+            Self::One(scalar) => &scalar.cell,
+            Self::Many(vector) => vector.cells.get(place).unwrap_or(&Cell::Null),
+        }
+    }
+
+    fn value(&self, place: usize) -> Value {
+        match self {
+            Self::One(scalar) => Value::Scalar(scalar.clone()),
+            Self::Many(vector) => vector.get(place),
+        }
+    }
+}
+
+fn spread(operator: Binary, left: &Value, right: &Value) -> Outcome {
+    let (Some(l), Some(r)) = (Side::of(left), Side::of(right)) else {
+        return Err(format!("{} cannot be combined with {}", kind(left), kind(right)));
+    };
+    let length = match (l.len(), r.len()) {
+        (None, None) => None,
+        (Some(left), Some(right)) if left != right => {
+            return Err("the two vectors must have the same length".to_owned());
+        }
+        (Some(length), _) | (None, Some(length)) => Some(length),
+    };
+    if l.ty() == Type::Any || r.ty() == Type::Any {
+        let each = (0..length.unwrap_or(1)).map(|at| spread(operator, &l.value(at), &r.value(at)));
+        return Ok(Vector::collect(each.collect::<Result<_, _>>()?).into());
+    }
+    let ty = result_type(operator, l.ty(), r.ty())?;
+    let apply = |at| cell(operator, ty, (l.ty(), l.cell(at)), (r.ty(), r.cell(at)));
+    match length {
+        None => Ok(Value::scalar(ty, apply(0)?)),
+        Some(length) => Ok(Vector::new(ty, bounds::collect((0..length).map(apply))?).into()),
+    }
+}
+
+/// Returns the type of an operator's results.
+fn result_type(operator: Binary, left: Type, right: Type) -> Result<Type, String> {
+    if matches!(operator, Binary::Compare(_) | Binary::And | Binary::Or | Binary::Like) {
+        return Ok(Type::Bool);
+    }
+    if operator == Binary::Add && (left.is_text() || right.is_text()) {
+        return Ok(Type::String);
+    }
+    let number = |ty: Type| {
+        ty.is_number() || ty == Type::Void || matches!(ty.storage(), Storage::Decimal(_))
+    };
+    if number(left) && number(right) {
+        let real = |ty: Type| matches!(ty.storage(), Storage::Real(_) | Storage::Decimal(_));
+        return Ok(if operator == Binary::Ratio || real(left) || real(right) {
+            Type::Double
+        } else if left == Type::Long || right == Type::Long {
+            Type::Long
+        } else {
+            Type::Int
+        });
+    }
+    match operator {
+        Binary::Subtract if left.is_temporal() && left == right => Ok(Type::Long),
+        Binary::Add | Binary::Subtract if left.is_temporal() && number(right) => Ok(left),
+        Binary::Add if right.is_temporal() && number(left) => Ok(right),
+        _ => Err(format!("{} and {} cannot be combined", left.name(), right.name())),
+    }
+}
+
+/// Computes one cell of type `ty`.
+fn cell(
+    operator: Binary,
+    ty: Type,
+    (left_type, left): (Type, &Cell),
+    (right_type, right): (Type, &Cell),
+) -> Result<Cell, String> {
+    let logical = |decide: fn(bool, bool) -> bool| match (truth(left), truth(right)) {
+        (Some(left), Some(right)) => Cell::bool(decide(left, right)),
+        (Some(_) | None, None) | (None, Some(_)) => Cell::Null,
+    };
+    match operator {
+        Binary::And => return Ok(logical(|left, right| left && right)),
+        Binary::Or => return Ok(logical(|left, right| left || right)),
+        Binary::Compare(how) => {
+            let left = Scalar::new(left_type, left.clone());
+            let right = Scalar::new(right_type, right.clone());
+            return compare(how, &left, &right).map(Cell::bool);
+        }
+        Binary::Like => {
+            let (Some(text), Some(pattern)) = (left.as_str(), right.as_str()) else {
+                return Ok(Cell::bool(false));
+            };
+            return Ok(Cell::bool(like(text, pattern)));
+        }
+        _ => {}
+    }
+    if ty == Type::String {
+        let text = |ty, cell| match cast_cell(ty, cell, Type::String) {
+            Some(Cell::Text(text)) => text,
+            _ => String::new(),
+        };
+        return Ok(Cell::Text(text(left_type, left) + &text(right_type, right)));
+    }
+    if left.is_null() || right.is_null() {
+        return Ok(Cell::Null);
+    }
+    if ty == Type::Double {
+        let (Some(left), Some(right)) = (left.as_f64(), right.as_f64()) else {
+            return Ok(Cell::Null);
+        };
+        return Ok(real(operator, left, right));
+    }
+    let (Some(left), Some(right)) = (left.as_i64(), right.as_i64()) else { return Ok(Cell::Null) };
+    // An overflow is null: the nearest total answer to the server's wrap-around.
+    let number = integer(operator, left, right);
+    let wide = ty.storage() == Storage::Integer(8);
+    Ok(number.filter(|n| wide || i32::try_from(*n).is_ok()).map_or(Cell::Null, Cell::Int))
+}
+
+fn integer(operator: Binary, left: i64, right: i64) -> Option<i64> {
+    match operator {
+        Binary::Add => left.checked_add(right),
+        Binary::Subtract => left.checked_sub(right),
+        Binary::Multiply => left.checked_mul(right),
+        Binary::Divide => left.checked_div_euclid(right),
+        Binary::Modulo => left.checked_rem_euclid(right),
+        _ => None,
+    }
+}
+
+fn real(operator: Binary, left: f64, right: f64) -> Cell {
+    let number = match operator {
+        Binary::Add => left + right,
+        Binary::Subtract => left - right,
+        Binary::Multiply => left * right,
+        Binary::Divide | Binary::Ratio => left / right,
+        Binary::Modulo => left.rem_euclid(right),
+        _ => f64::NAN,
+    };
+    if number.is_finite() { Cell::Real(number) } else { Cell::Null }
+}
+
+/// Compares two scalars.
+pub(super) fn compare(how: Operator, left: &Scalar, right: &Scalar) -> Result<bool, String> {
+    let order = order(left, right)
+        .ok_or_else(|| format!("{} and {} cannot be compared", left.ty.name(), right.ty.name()))?;
+    Ok(match how {
+        Operator::Equal => order == Ordering::Equal,
+        Operator::NotEqual => order != Ordering::Equal,
+        Operator::Less => order == Ordering::Less,
+        Operator::LessEqual => order != Ordering::Greater,
+        Operator::Greater => order == Ordering::Greater,
+        Operator::GreaterEqual => order != Ordering::Less,
+    })
+}
+
+/// Returns the order of two scalars, across types where that means something: dates against
+/// timestamps by their moment, a UUID against its text.
+pub(super) fn order(left: &Scalar, right: &Scalar) -> Option<Ordering> {
+    if left.cell.is_null() || right.cell.is_null() || left.ty == right.ty {
+        return left.cell.compare(&right.cell);
+    }
+    if left.ty.is_temporal() && right.ty.is_temporal() {
+        let moment = |scalar: &Scalar| time::moment_nanos(scalar.ty, scalar.cell.as_i64()?);
+        return Some(moment(left)?.cmp(&moment(right)?));
+    }
+    if left.ty.is_temporal() != right.ty.is_temporal() {
+        return None;
+    }
+    if let (Cell::Bytes(left), Some(right)) = (&left.cell, right.cell.as_str()) {
+        return Some(left.as_slice().cmp(&parse::bytes16(right, Type::Uuid)?));
+    }
+    if let (Some(left), Cell::Bytes(right)) = (left.cell.as_str(), &right.cell) {
+        return Some(parse::bytes16(left, Type::Uuid)?.as_slice().cmp(right));
+    }
+    left.cell.compare(&right.cell)
+}
+
+/// Matches a text against a pattern: `%` is any text, `?` any character.
+fn like(text: &str, pattern: &str) -> bool {
+    let (text, pattern): (Vec<_>, Vec<_>) = (text.chars().collect(), pattern.chars().collect());
+    // The last `%` and how far the text had been matched then, to try again from.
+    let (mut at, mut of, mut star) = (0, 0, None);
+    while let Some(c) = text.get(at) {
+        match pattern.get(of) {
+            Some('%') => {
+                star = Some((of, at));
+                of += 1;
+            }
+            Some(p) if p == c || *p == '?' => {
+                at += 1;
+                of += 1;
+            }
+            Some(_) | None => {
+                let Some((place, matched)) = star else { return false };
+                star = Some((place, matched + 1));
+                of = place + 1;
+                at = matched + 1;
+            }
+        }
+    }
+    pattern.iter().skip(of).all(|c| *c == '%')
+}
+
+/// Returns for each left element whether it is among the right ones.
+fn contained(left: &Value, right: &Value) -> Outcome {
+    let among = match right {
+        Value::Dictionary(dictionary) => dictionary.keys.clone(),
+        other => {
+            other.to_vector().ok_or_else(|| format!("in needs a vector, not {}", kind(other)))?
+        }
+    };
+    if left.len().saturating_mul(among.len()) > COMPARISONS {
+        return Err(format!("more than {COMPARISONS} comparisons"));
+    }
+    let found = |scalar: &Scalar| {
+        Cell::bool(among.values().any(|candidate| {
+            let Value::Scalar(candidate) = candidate else { return false };
+            order(scalar, &candidate) == Some(Ordering::Equal)
+        }))
+    };
+    match left {
+        Value::Scalar(scalar) => Ok(Value::scalar(Type::Bool, found(scalar))),
+        Value::Vector(vector) => {
+            let flags =
+                vector.cells.iter().map(|cell| found(&Scalar::new(vector.ty, cell.clone())));
+            Ok(Vector::new(Type::Bool, flags.collect()).into())
+        }
+        other => Err(format!("in cannot be applied to {}", kind(other))),
+    }
+}
+
+fn between(left: &Value, right: &Value, cells: usize) -> Outcome {
+    let Value::Pair(pair) = right else { return Err("between needs a pair".to_owned()) };
+    let compare = |how, place| binary(Binary::Compare(how), left, &pair.get(place), cells);
+    let above = compare(Operator::GreaterEqual, 0)?;
+    let below = compare(Operator::LessEqual, 1)?;
+    binary(Binary::And, &above, &below, cells)
+}
+
+fn pair(left: &Value, right: &Value) -> Outcome {
+    let vector = Vector::collect(vec![left.clone(), right.clone()]);
+    if vector.ty == Type::Any {
+        return Err(format!("{} and {} make no pair", kind(left), kind(right)));
+    }
+    Ok(Value::Pair(vector))
+}
+
+/// Returns `a..b`, upwards or downwards, of integers or of dates.
+fn range(left: &Value, right: &Value, cells: usize) -> Outcome {
+    let ends = || format!("{}..{} is no range", kind(left), kind(right));
+    let (Value::Scalar(from), Value::Scalar(to)) = (left, right) else { return Err(ends()) };
+    let (Cell::Int(first), Cell::Int(last)) = (&from.cell, &to.cell) else { return Err(ends()) };
+    let ty = if from.ty.is_temporal() || to.ty.is_temporal() {
+        if from.ty == to.ty { from.ty } else { return Err(ends()) }
+    } else if from.ty == Type::Long || to.ty == Type::Long {
+        Type::Long
+    } else {
+        Type::Int
+    };
+    if first.abs_diff(*last) >= cells as u64 {
+        return Err(format!("a range of more than {cells} elements"));
+    }
+    let numbers: Vec<_> = if first <= last {
+        (*first..=*last).map(Cell::Int).collect()
+    } else {
+        (*last..=*first).rev().map(Cell::Int).collect()
+    };
+    Ok(Vector::new(ty, numbers).into())
+}
+
+/// Returns `target[index]`.
+pub(super) fn index(target: &Value, index: &Value) -> Outcome {
+    match (target, index) {
+        (Value::Dictionary(dictionary), Value::Scalar(key)) => {
+            Ok(dictionary.get(key).unwrap_or(Value::null()))
+        }
+        (Value::Dictionary(dictionary), Value::Vector(keys)) => {
+            let values = keys.values().map(|key| {
+                key.as_scalar().and_then(|key| dictionary.get(key)).unwrap_or(Value::null())
+            });
+            Ok(Vector::collect(values.collect()).into())
+        }
+        (Value::Table(_), _) => index_table(target, index),
+        (Value::Scalar(_), _) => Err("a scalar has no elements".to_owned()),
+        _ => {
+            let vector =
+                target.to_vector().ok_or_else(|| format!("{} has no elements", kind(target)))?;
+            match places(index, vector.len())? {
+                Places::One(place) => Ok(vector.get(place)),
+                Places::Many(places) => Ok(bounds::pick(&vector, &places)?.into()),
+            }
+        }
+    }
+}
+
+fn index_table(target: &Value, index: &Value) -> Outcome {
+    let Value::Table(table) = target else { return Err("not a table".to_owned()) };
+    if let Some(name) = index.as_str() {
+        let column = table.column(name).ok_or_else(|| format!("no column `{name}`"))?;
+        return Ok(Value::Vector(column.clone()));
+    }
+    match places(index, table.rows())? {
+        Places::Many(places) => Ok(Value::Table(bounds::pick_rows(table, &places)?)),
+        Places::One(row) => {
+            let names = table.columns().iter().map(|(name, _)| name.clone());
+            let values = table.columns().iter().map(|(_, column)| column.get(row));
+            Ok(Value::dictionary(names.zip(values)))
+        }
+    }
+}
+
+/// Which elements an index names.
+enum Places {
+    One(usize),
+    Many(Vec<usize>),
+}
+
+fn places(index: &Value, length: usize) -> Result<Places, String> {
+    let beyond = usize::MAX;
+    let place = |cell: &Cell| cell.as_i64().and_then(|n| usize::try_from(n).ok()).unwrap_or(beyond);
+    match index {
+        Value::Scalar(scalar) if scalar.ty.is_number() => Ok(Places::One(place(&scalar.cell))),
+        Value::Pair(pair) => {
+            let ends: Vec<_> = pair.cells.iter().map(place).collect();
+            let from = ends.first().copied().unwrap_or(0).min(length);
+            let to = ends.get(1).copied().unwrap_or(0).min(length);
+            Ok(Places::Many((from..to).collect()))
+        }
+        Value::Vector(flags) if flags.ty == Type::Bool => {
+            if flags.len() != length {
+                return Err("a boolean index must have one element for each row".to_owned());
+            }
+            let set = |at: &usize| flags.cells.get(*at).and_then(truth).unwrap_or(false);
+            Ok(Places::Many((0..length).filter(set).collect()))
+        }
+        Value::Vector(places) if places.ty.is_number() => {
+            Ok(Places::Many(places.cells.iter().map(place).collect()))
+        }
+        other => Err(format!("{} is no index", kind(other))),
+    }
+}
+
+/// Returns the sum of cells: LONG for integers, DOUBLE otherwise; null of nothing.
+pub(super) fn sum(vector: &Vector) -> Value {
+    let real = matches!(vector.ty.storage(), Storage::Real(_) | Storage::Decimal(_));
+    let mut cells = vector.cells.iter().filter(|cell| !cell.is_null()).peekable();
+    if cells.peek().is_none() {
+        return Value::scalar(if real { Type::Double } else { Type::Long }, Cell::Null);
+    }
+    if real {
+        return Value::double(cells.filter_map(Cell::as_f64).sum());
+    }
+    let sum = cells.filter_map(Cell::as_i64).try_fold(0i64, i64::checked_add);
+    Value::scalar(Type::Long, sum.map_or(Cell::Null, Cell::Int))
+}
+
+/// Returns a decimal's or float's double, or an integer as it is, with a function applied.
+pub(super) fn map_number(value: &Value, integer: fn(i64) -> i64, real: fn(f64) -> f64) -> Outcome {
+    let map = |cell: &Cell| match cell {
+        Cell::Int(number) => Cell::Int(integer(*number)),
+        Cell::Real(number) => Cell::Real(real(*number)),
+        Cell::Decimal(number) => Cell::Real(real(Decimal::to_f64(**number))),
+        other => other.clone(),
+    };
+    match value {
+        Value::Scalar(scalar) => Ok(Value::scalar(scalar.ty, map(&scalar.cell))),
+        Value::Vector(vector) => {
+            Ok(Vector::new(vector.ty, vector.cells.iter().map(map).collect()).into())
+        }
+        other => Err(format!("{} is no number", kind(other))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn op(operator: Binary, left: Value, right: Value) -> Outcome {
+        binary(operator, &left, &right, 1000)
+    }
+
+    fn equal() -> Binary {
+        Binary::Compare(Operator::Equal)
+    }
+
+    #[test]
+    fn numbers_add_by_type() {
+        assert_eq!(op(Binary::Add, Value::int(1), Value::int(1)), Ok(Value::int(2)));
+        assert_eq!(op(Binary::Add, Value::long(1), Value::int(1)), Ok(Value::long(2)));
+        assert_eq!(op(Binary::Add, Value::int(1), Value::double(0.5)), Ok(Value::double(1.5)));
+        assert_eq!(op(Binary::Divide, Value::int(7), Value::int(2)), Ok(Value::int(3)));
+        assert_eq!(op(Binary::Ratio, Value::int(7), Value::int(2)), Ok(Value::double(3.5)));
+        let null = Value::scalar(Type::Int, Cell::Null);
+        assert_eq!(op(Binary::Modulo, Value::int(7), Value::int(0)), Ok(null.clone()));
+        assert_eq!(op(Binary::Add, Value::int(i32::MAX), Value::int(1)), Ok(null.clone()));
+        assert_eq!(op(Binary::Add, Value::null(), Value::int(1)), Ok(null));
+    }
+
+    #[test]
+    fn texts_join_and_dates_move() {
+        assert_eq!(op(Binary::Add, Value::string("a"), Value::int(1)), Ok(Value::string("a1")));
+        assert_eq!(op(Binary::Add, Value::date(1), Value::int(1)), Ok(Value::date(2)));
+        assert_eq!(op(Binary::Subtract, Value::date(5), Value::date(2)), Ok(Value::long(3)));
+        assert!(op(Binary::Multiply, Value::date(5), Value::int(2)).is_err());
+    }
+
+    #[test]
+    fn comparisons_spread_over_columns() {
+        let states = Value::Vector(Vector::strings(["COMPLETE", "RECOVERING", ""]));
+        let not = Binary::Compare(Operator::NotEqual);
+        assert_eq!(
+            op(not, states.clone(), Value::string("COMPLETE")),
+            Ok(Vector::bools([false, true, true]).into())
+        );
+        assert!(op(not, states.clone(), Value::int(1)).is_err());
+        assert_eq!(
+            op(equal(), states, Value::null()),
+            Ok(Vector::bools([false, false, true]).into())
+        );
+        assert_eq!(
+            op(equal(), Value::timestamp(86_400_000), Value::date(1)),
+            Ok(Value::bool(true))
+        );
+        let text = Value::string("00000000-0000-0000-0000-000000000001");
+        let mut id = [0; 16];
+        id[15] = 1;
+        assert_eq!(op(equal(), Value::uuid(id), text), Ok(Value::bool(true)));
+    }
+
+    #[test]
+    fn membership_ranges_and_patterns() {
+        let modes = Value::Vector(Vector::ints([0, 3, 4]));
+        assert_eq!(op(Binary::In, Value::long(3), modes.clone()), Ok(Value::bool(true)));
+        assert_eq!(
+            op(Binary::In, Value::Vector(Vector::ints([1, 4])), modes),
+            Ok(Vector::bools([false, true]).into())
+        );
+        assert_eq!(
+            op(Binary::Range, Value::int(3), Value::int(1)),
+            Ok(Vector::ints([3, 2, 1]).into())
+        );
+        assert!(op(Binary::Range, Value::int(0), Value::int(i32::MAX)).is_err());
+        assert!(op(Binary::Range, Value::long(i64::MIN), Value::long(i64::MAX)).is_err());
+        for (text, pattern, expected) in [
+            ("dfs://stock", "dfs://%", true),
+            ("abc", "%c", true),
+            ("abc", "a?c", true),
+            ("abc", "ab", false),
+            ("aXbXc", "a%b%c", true),
+            ("", "%", true),
+        ] {
+            assert_eq!(like(text, pattern), expected, "{text} like {pattern}");
+        }
+    }
+
+    #[test]
+    fn elements_are_found_by_place_key_and_flag() {
+        let vector = Value::Vector(Vector::ints([5, 6, 7]));
+        assert_eq!(index(&vector, &Value::int(1)), Ok(Value::int(6)));
+        assert_eq!(index(&vector, &Value::int(9)), Ok(Value::scalar(Type::Int, Cell::Null)));
+        let flags = Value::Vector(Vector::bools([true, false, true]));
+        assert_eq!(index(&vector, &flags), Ok(Vector::ints([5, 7]).into()));
+        let dictionary = Value::dictionary([("a", Value::int(1))]);
+        assert_eq!(index(&dictionary, &Value::string("a")), Ok(Value::int(1)));
+        assert!(index(&dictionary, &Value::string("b")).unwrap().is_null());
+        let table = Value::table([("a", Vector::ints([1, 2]))]).unwrap();
+        assert_eq!(index(&table, &Value::string("a")), Ok(Vector::ints([1, 2]).into()));
+        assert_eq!(index(&table, &Value::int(1)).unwrap().len(), 1);
+    }
+}
