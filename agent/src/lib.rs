@@ -4,8 +4,12 @@
 //! observes or acts:
 //!
 //! - [`config`] reads `agent.toml`.
+//! - [`ddb`] is our client of DolphinDB's API protocol.
 //! - [`steps`] says what a step is given and must promise.
 
 pub mod clock;
 pub mod config;
+pub mod ddb;
+pub mod files;
+pub mod process;
 pub mod steps;

@@ -263,7 +263,8 @@ impl Vector {
         self.len() == 0
     }
 
-    /// Returns one element; [`Cell::Null`] beyond the end.
+    /// Returns one element; [`Cell::Null`] beyond the end, and for the rows of array vectors, which
+    /// have no single value.
     pub fn cell(&self, at: usize) -> Cell {
         match &self.data {
             Data::I8(v) => match v.get(at) {
@@ -276,9 +277,10 @@ impl Vector {
             Data::I32(v) => whole(v.get(at).copied(), i32::MIN),
             Data::I64(v) => whole(v.get(at).copied(), i64::MIN),
             Data::I128(v) => whole(v.get(at).copied(), i128::MIN),
-            Data::F32(v) => v.get(at).filter(|&&f| f != -f32::MAX).map_or(Cell::Null, |&f| {
-                Cell::Float(f64::from(f))
-            }),
+            Data::F32(v) => v
+                .get(at)
+                .filter(|&&f| f != -f32::MAX)
+                .map_or(Cell::Null, |&f| Cell::Float(f64::from(f))),
             Data::F64(v) => {
                 v.get(at).filter(|&&f| f != -f64::MAX).map_or(Cell::Null, |&f| Cell::Float(f))
             }
@@ -303,7 +305,7 @@ impl Vector {
                 | Value::Dictionary(_)
                 | Value::Table(_) => Cell::Value(Box::new(value.clone())),
             }),
-            Data::Arrays { lengths, values } => array_cell(lengths, values, at),
+            Data::Arrays { .. } => Cell::Null,
         }
     }
 
@@ -450,9 +452,10 @@ impl Value {
     /// Returns the elements of a scalar, vector, pair or set.
     pub const fn vector(&self) -> Option<&Vector> {
         match self {
-            Self::Scalar(vector) | Self::Vector(vector) | Self::Pair(vector) | Self::Set(vector) => {
-                Some(vector)
-            }
+            Self::Scalar(vector)
+            | Self::Vector(vector)
+            | Self::Pair(vector)
+            | Self::Set(vector) => Some(vector),
             Self::Nothing | Self::Matrix(_) | Self::Dictionary(_) | Self::Table(_) => None,
         }
     }
@@ -494,11 +497,9 @@ impl Value {
             Self::Scalar(vector) => match vector.cell(0) {
                 Cell::Null => true,
                 Cell::Text(text) => text.is_empty(),
-                Cell::Bool(_)
-                | Cell::Int(_)
-                | Cell::Float(_)
-                | Cell::Bytes(_)
-                | Cell::Value(_) => false,
+                Cell::Bool(_) | Cell::Int(_) | Cell::Float(_) | Cell::Bytes(_) | Cell::Value(_) => {
+                    false
+                }
             },
             Self::Vector(_)
             | Self::Pair(_)
@@ -518,29 +519,4 @@ fn whole<T: Copy + PartialEq + Into<i128>>(value: Option<T>, null: T) -> Cell {
 /// The written form of a UUID.
 fn uuid_text(bytes: &[u8; 16]) -> String {
     uuid::Uuid::from_bytes(*bytes).to_string()
-}
-
-/// One row of an array vector, as a vector of its own.
-fn array_cell(lengths: &[u32], values: &Vector, at: usize) -> Cell {
-    let Some(&length) = lengths.get(at) else { return Cell::Null };
-    let start: usize = lengths.iter().take(at).map(|&l| l as usize).sum();
-    let cells: Vec<Value> = (start..start + length as usize)
-        .map(|place| match values.cell(place) {
-            Cell::Text(text) => Value::text(text),
-            Cell::Int(number) => Value::Scalar(Vector {
-                kind: values.kind,
-                scale: values.scale,
-                data: Data::I128(vec![number]),
-            }),
-            Cell::Float(number) => Value::Scalar(Vector {
-                kind: Kind::Double,
-                scale: 0,
-                data: Data::F64(vec![number]),
-            }),
-            Cell::Bool(yes) => Value::bool(yes),
-            Cell::Null | Cell::Bytes(_) | Cell::Value(_) => Value::Nothing,
-        })
-        .collect();
-    let data = Data::Any(cells);
-    Cell::Value(Box::new(Value::Vector(Vector { kind: Kind::Any, scale: 0, data })))
 }
