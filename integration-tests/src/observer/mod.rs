@@ -91,3 +91,22 @@ fn locked(report: &Shared) -> MutexGuard<'_, Report> {
         Err(poisoned) => poisoned.into_inner(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wait;
+
+    #[tokio::test]
+    async fn it_looks_often_enough_even_with_nothing_to_see() {
+        let observer = Observer::start(Vec::new(), Vec::new()).unwrap();
+        wait::until_true("a second of looking", Duration::from_secs(60), || async {
+            observer.report().last_sample_ms > 1_000
+        })
+        .await
+        .unwrap();
+        let report = observer.stop();
+        let mean = report.last_sample_ms / report.samples.max(1);
+        assert!(mean <= 50, "{mean} ms between two looks");
+    }
+}
