@@ -54,23 +54,23 @@ pub(super) enum Expr {
     /// `*` as the argument of `count`.
     Star,
     /// `[a, b]`
-    List(Vec<Expr>),
+    List(Vec<Self>),
     /// `(a, b)`
-    Tuple(Vec<Expr>),
+    Tuple(Vec<Self>),
     /// `-a`, `not a`
-    Unary(Unary, Box<Expr>),
+    Unary(Unary, Box<Self>),
     /// `a + b`
-    Binary(Binary, Box<Expr>, Box<Expr>),
+    Binary(Binary, Box<Self>, Box<Self>),
     /// `f(a,,b)`
-    Call { callee: Box<Expr>, args: Vec<Arg> },
+    Call { callee: Box<Self>, args: Vec<Arg> },
     /// `f{a,,b}`
-    Partial { callee: Box<Expr>, args: Vec<Arg> },
+    Partial { callee: Box<Self>, args: Vec<Arg> },
     /// `x.f(a)`
-    Method { target: Box<Expr>, name: String, line: usize, args: Vec<Arg> },
+    Method { target: Box<Self>, name: String, line: usize, args: Vec<Arg> },
     /// `x.member`
-    Member { target: Box<Expr>, name: String },
+    Member { target: Box<Self>, name: String },
     /// `x[i]`
-    Index { target: Box<Expr>, index: Box<Expr> },
+    Index { target: Box<Self>, index: Box<Self> },
     /// `x -> …` and `def(x){…}`
     Function { name: String, source: Arc<str> },
     /// `select … from …`

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use super::ast::{Arg, Expr};
 use super::host::BoxFuture;
 use super::interpreter::{Fault, Frame, Interpreter, Result};
-use super::{CallError, Scan, functions, ops, parser};
-use crate::value::{Cell, Function, Table, Type, Value, Vector, format, time};
+use super::{CallError, Scan, functions, ops, parser, rows};
+use crate::value::{Cell, Function, Type, Value, Vector, format, time};
 
 /// Functions that need the session, the host or other functions.
 const SPECIAL: &[&str] = &[
@@ -325,7 +325,7 @@ impl Interpreter<'_> {
                 }
                 "each" | "loop" => self.each(name, first, values).await,
                 "schema" => self.schema(first).await,
-                "table" => Ok(Value::Table(new_table(&values, self.limits.cells)?)),
+                "table" => Ok(Value::Table(rows::new_table(&values, self.limits.cells)?)),
                 "tableInsert" => self.append(first, &values).map(Value::count),
                 "append!" => {
                     self.append(first.clone(), &values)?;
@@ -413,15 +413,17 @@ impl Interpreter<'_> {
         };
         let rows = match variable {
             Value::Table(table) => {
-                let data = rows_for(table, data)?;
+                let data = rows::rows_for(table, data)?;
                 if (table.rows() + data.rows()).saturating_mul(table.columns().len()) > limit {
                     return Err(Fault::Text(format!("a table of more than {limit} cells")));
                 }
                 table.append(&data).map_err(|error| error.to_string())?
             }
             Value::Vector(vector) => {
-                let data =
-                    data.first().and_then(Value::to_vector).unwrap_or(Vector::empty(vector.ty));
+                let data = data
+                    .first()
+                    .and_then(Value::to_vector)
+                    .unwrap_or_else(|| Vector::empty(vector.ty));
                 let mut data = data.cast(vector.ty).ok_or_else(|| "types differ".to_owned())?;
                 if vector.len() + data.len() > limit {
                     return Err(Fault::Text(format!("a vector of more than {limit} cells")));
@@ -448,79 +450,11 @@ impl Interpreter<'_> {
                     arg.alias.clone().unwrap_or_else(|| super::query::derived_name(expr, place));
                 columns.push((name, self.eval(expr).await?));
             }
-            Ok(Value::Table(columns_of_one_length(columns)?))
+            Ok(Value::Table(rows::columns_of_one_length(columns)?))
         })
     }
 }
 
 fn not_callable(value: &Value) -> Fault {
     Fault::Text(format!("{} cannot be called", ops::kind(value)))
-}
-
-/// Makes a table of values: vectors of one length, and scalars that repeat.
-pub(super) fn columns_of_one_length(
-    columns: Vec<(String, Value)>,
-) -> std::result::Result<Table, String> {
-    let rows = columns.iter().filter_map(|(_, v)| v.as_vector()).map(Vector::len).max();
-    let columns = columns.into_iter().map(|(name, value)| match value {
-        Value::Vector(vector) => Ok((name, vector)),
-        Value::Scalar(scalar) => {
-            let one = Vector::new(scalar.ty, vec![scalar.cell]);
-            Ok((name, super::bounds::pick(&one, &vec![0; rows.unwrap_or(1)])?))
-        }
-        other => Ok((name, Vector::any(vec![other; rows.unwrap_or(1)]))),
-    });
-    Table::new(columns.collect::<std::result::Result<Vec<_>, String>>()?)
-        .map_err(|error| error.to_string())
-}
-
-/// `table(1:0, names, types)` and `table(capacity:size, …)`, or a table of plain columns.
-fn new_table(values: &[Value], limit: usize) -> std::result::Result<Table, String> {
-    if let [Value::Pair(sizes), names, types] = values {
-        let names = names.to_texts().ok_or("the column names must be strings")?;
-        let types = types.to_vector().ok_or("the column types must be a vector")?;
-        if names.len() != types.len() {
-            return Err(format!("{} names with {} types", names.len(), types.len()));
-        }
-        let size = sizes.get(1).as_i64().and_then(|size| usize::try_from(size).ok()).unwrap_or(0);
-        if size.saturating_mul(names.len()) > limit {
-            return Err(format!("a table of more than {limit} cells"));
-        }
-        let columns = names.into_iter().zip(&types.cells).map(|(name, code)| {
-            let code = code.as_i64().and_then(|code| u8::try_from(code).ok());
-            let ty = code.and_then(Type::from_code).ok_or("the column types must be data types")?;
-            Ok::<_, String>((name, Vector::nulls(ty, size)))
-        });
-        return Table::new(columns.collect::<std::result::Result<Vec<_>, _>>()?)
-            .map_err(|error| error.to_string());
-    }
-    if let [Value::Dictionary(dictionary)] = values {
-        let names = dictionary.keys.texts().ok_or("the keys must be strings")?;
-        let columns = names.map(str::to_owned).zip(dictionary.values.values());
-        return columns_of_one_length(columns.collect());
-    }
-    if values.is_empty() {
-        return Err("table needs columns".to_owned());
-    }
-    let name = |place| format!("C{place}");
-    let columns = values.iter().enumerate().map(|(place, value)| (name(place), value.clone()));
-    columns_of_one_length(columns.collect())
-}
-
-/// Makes rows for a table of what `tableInsert` was given: a table, columns, or one row's cells.
-fn rows_for(table: &Table, data: &[Value]) -> std::result::Result<Table, String> {
-    if let [Value::Table(rows)] = data {
-        return Ok(rows.clone());
-    }
-    let columns: Vec<Value> = match data {
-        [Value::Vector(vector)] if vector.ty == Type::Any => vector.values().collect(),
-        [Value::Dictionary(dictionary)] => dictionary.values.values().collect(),
-        _ => data.to_vec(),
-    };
-    if columns.len() != table.columns().len() {
-        let (found, expected) = (columns.len(), table.columns().len());
-        return Err(format!("the data has {found} columns where the table has {expected}"));
-    }
-    let names = table.columns().iter().map(|(name, _)| name.clone());
-    columns_of_one_length(names.zip(columns).collect())
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::ast::{Arg, Expr, Statement, StatementKind};
 use super::host::BoxFuture;
-use super::{CallError, Host, Limits, Session, bounds, functions, ops};
+use super::{CallError, Host, Limits, Session, bounds, elements, functions, ops};
 use crate::value::{Cell, Function, Scalar, Table, Type, Value, Vector, cast_cell};
 
 /// Why evaluation stopped.
@@ -380,7 +380,7 @@ impl<'h> Interpreter<'h> {
             Expr::Index { target, index } => {
                 let target = self.eval(target).await?;
                 let index = self.eval(index).await?;
-                Ok(ops::index(&target, &index)?)
+                Ok(elements::index(&target, &index)?)
             }
             Expr::Member { target, name } => {
                 let target = self.eval(target).await?;

@@ -97,7 +97,7 @@ impl Lexer<'_> {
         } else if first.is_whitespace() {
             self.at += first.len_utf8();
         } else if self.rest().starts_with("//") {
-            self.at += self.rest().find('\n').unwrap_or(self.rest().len());
+            self.at += self.rest().find('\n').unwrap_or_else(|| self.rest().len());
         } else if self.rest().starts_with("/*") {
             let Some(length) = self.rest().find("*/") else { return Err(self.unreadable()) };
             self.line += self.rest().bytes().take(length).filter(|byte| *byte == b'\n').count();

@@ -88,7 +88,7 @@ impl<'s> Parser<'s> {
     }
 
     pub(super) fn line(&self) -> usize {
-        self.tokens.get(self.at).or(self.tokens.last()).map_or(1, |token| token.line)
+        self.tokens.get(self.at).or_else(|| self.tokens.last()).map_or(1, |token| token.line)
     }
 
     /// Returns the first byte of the token that comes next.
@@ -394,8 +394,7 @@ impl<'s> Parser<'s> {
             return None;
         }
         let mut ahead = 1;
-        loop {
-            let Kind::Name(name) = self.peek_at(ahead) else { break };
+        while let Kind::Name(name) = self.peek_at(ahead) {
             parameters.push(name.clone());
             ahead += 1;
             if *self.peek_at(ahead) != Kind::Op(",") {

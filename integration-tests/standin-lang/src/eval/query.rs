@@ -4,9 +4,9 @@ use std::cmp::Ordering;
 use std::collections::{BTreeSet, HashMap};
 
 use super::ast::{Binary, Expr, Select, Unary};
-use super::calls::columns_of_one_length;
 use super::host::BoxFuture;
 use super::interpreter::{Fault, Frame, Interpreter, Result};
+use super::rows::columns_of_one_length;
 use super::{Condition, Operator, Scan, bounds, ops};
 use crate::value::{Cell, Scalar, Table, Value, Vector};
 

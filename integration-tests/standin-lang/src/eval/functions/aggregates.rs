@@ -140,7 +140,7 @@ fn extreme(args: &Args<'_>, wanted: Ordering) -> Outcome {
             best = Some(value);
         }
     }
-    Ok(best.unwrap_or(Value::scalar(vector.ty, Cell::Null)))
+    Ok(best.unwrap_or_else(|| Value::scalar(vector.ty, Cell::Null)))
 }
 
 fn truths(args: &Args<'_>) -> Result<impl Iterator<Item = bool>, String> {

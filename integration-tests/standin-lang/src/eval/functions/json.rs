@@ -44,7 +44,7 @@ fn cell_json(ty: Type, cell: &Cell) -> Json {
     match cell {
         Cell::Int(number) if ty == Type::Bool => json!(*number != 0),
         Cell::Int(number) if !ty.is_temporal() => json!(number),
-        Cell::Real(number) => Number::from_f64(*number).map_or(Json::Null, Json::Number),
+        Cell::Real(number) => Number::from_f64(*number).map(Json::Number).unwrap_or_default(),
         Cell::Int(_)
         | Cell::Bytes(_)
         | Cell::Decimal(_)
@@ -87,8 +87,10 @@ fn from_json(json: &Json, depth: usize) -> Outcome {
         Json::Null => Value::null(),
         Json::Bool(flag) => Value::bool(*flag),
         Json::Number(number) => match (number.as_i64(), number.as_f64()) {
-            (Some(number), _) => i32::try_from(number).map_or(Value::long(number), Value::int),
-            (None, real) => real.map_or(Value::null(), Value::double),
+            (Some(number), _) => {
+                i32::try_from(number).map_or_else(|_| Value::long(number), Value::int)
+            }
+            (None, real) => real.map_or_else(Value::null, Value::double),
         },
         Json::String(text) => Value::string(text),
         Json::Array(items) => {

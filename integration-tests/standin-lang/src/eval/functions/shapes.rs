@@ -5,8 +5,8 @@ use std::collections::HashMap;
 
 use super::aggregates::unique_places;
 use super::{Args, Entry};
-use crate::eval::bounds;
 use crate::eval::ops::{self, Outcome};
+use crate::eval::{bounds, elements};
 use crate::value::{Cell, Dictionary, Scalar, Type, Value, Vector};
 
 pub(super) const FUNCTIONS: &[Entry] = &[
@@ -78,7 +78,7 @@ pub(super) fn choose(condition: &Value, yes: &Value, no: &Value) -> Outcome {
 /// With one argument the places of true; with two an index.
 fn at(args: &Args<'_>) -> Outcome {
     if let Some(index) = args.given(1) {
-        return ops::index(args.get(0), index);
+        return elements::index(args.get(0), index);
     }
     let vector = args.vector(0)?;
     let set =
@@ -271,7 +271,7 @@ mod tests {
     fn dictionaries_are_made_of_vectors_or_types() {
         let keys = Value::Vector(Vector::strings(["a"]));
         let made = run("dict", &[keys, ints(&[1])]).unwrap();
-        assert_eq!(ops::index(&made, &Value::string("a")), Ok(Value::int(1)));
+        assert_eq!(elements::index(&made, &Value::string("a")), Ok(Value::int(1)));
         assert_eq!(run("dict", &[Value::int(18), Value::int(25)]).unwrap().len(), 0);
         assert_eq!(run("array", &[Value::int(4), Value::int(2)]), Ok(ints(&[0, 0])));
     }
