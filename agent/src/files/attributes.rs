@@ -55,7 +55,7 @@ impl Attributes {
             mode: metadata.mode() & 0o7777,
             uid: metadata.uid(),
             gid: metadata.gid(),
-            mtime_ns: mtime_ns(metadata),
+            mtime_ns: modified_ns(metadata),
             xattrs: read_xattrs(path)?,
         })
     }
@@ -113,8 +113,8 @@ impl Attributes {
     }
 }
 
-/// Modification time in nanoseconds since 1970.
-pub(crate) fn mtime_ns(metadata: &Metadata) -> i64 {
+/// Returns the modification time in nanoseconds since 1970.
+pub fn modified_ns(metadata: &Metadata) -> i64 {
     metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec())
 }
 

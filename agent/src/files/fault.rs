@@ -10,10 +10,16 @@ use std::{
     fs::{self, File},
     io,
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use super::{Attributes, Disk, Owners, RealDisk, Space};
+
+/// Numbers the disks of this process.
+static BORN: AtomicU64 = AtomicU64::new(0);
 
 /// What goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -36,6 +42,8 @@ pub enum Fault {
 pub struct FaultyDisk {
     /// Where replaced and removed files wait, on the same file system.
     trash: PathBuf,
+    /// Its own number, so that several can share a trash.
+    born: u64,
     state: Mutex<State>,
 }
 
@@ -82,7 +90,8 @@ impl FaultyDisk {
     /// under test.
     pub fn new(trash: &Path, fault: Fault) -> Self {
         let state = State { fault, ..State::default() };
-        Self { trash: trash.to_path_buf(), state: Mutex::new(state) }
+        let born = BORN.fetch_add(1, Ordering::Relaxed);
+        Self { trash: trash.to_path_buf(), born, state: Mutex::new(state) }
     }
 
     /// Returns the number of changing operations so far.
@@ -147,7 +156,7 @@ impl FaultyDisk {
 
     /// Keeps a file's inode under another name and returns that name.
     fn keep(&self, state: &mut State, path: &Path) -> io::Result<PathBuf> {
-        let kept = self.trash.join(format!("{}-{}", std::process::id(), state.trashed));
+        let kept = self.trash.join(format!("{}-{}", self.born, state.trashed));
         state.trashed += 1;
         fs::hard_link(path, &kept)?;
         Ok(kept)
@@ -285,6 +294,13 @@ impl Disk for FaultyDisk {
     fn remove_dir(&self, path: &Path) -> io::Result<()> {
         let mut state = self.change()?;
         RealDisk.remove_dir(path)?;
+        // What happened in a folder that is gone for good is settled with the folder.
+        let above = path.parent().unwrap_or(path);
+        for pending in &mut state.pending {
+            if pending.folders.remove(path) {
+                pending.folders.insert(above.into());
+            }
+        }
         state.pend(Undo::CreateDir(path.into()), &[path]);
         Ok(())
     }
