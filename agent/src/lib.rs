@@ -5,11 +5,15 @@
 //!
 //! - [`config`] reads `agent.toml`.
 //! - [`ddb`] is our client of DolphinDB's API protocol.
+//! - [`ledger`] is the durable memory.
 //! - [`steps`] says what a step is given and must promise.
 
 pub mod clock;
 pub mod config;
 pub mod ddb;
+pub mod failpoint;
 pub mod files;
+pub mod ledger;
+pub mod packages;
 pub mod process;
 pub mod steps;

@@ -1,6 +1,6 @@
 //! Folding: how each entry changes the state, and which entries are illegal.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use grayfin_types::{
     ClusterId, Code, NodeAlias, OrderNumber, Token,
@@ -145,7 +145,7 @@ impl State {
                     cluster: order.cluster.clone(),
                     token: order.token,
                     rollout: order.rollout.clone(),
-                    plan: plan.clone(),
+                    plan: Arc::new(plan.as_ref().clone()),
                     boot_id: boot_id.to_owned(),
                     restarted: false,
                     steps: BTreeMap::new(),
@@ -221,7 +221,7 @@ impl Cluster {
                 self.staging = Some(Staging {
                     number: order.number,
                     rollout: order.rollout.clone(),
-                    plan: plan.clone(),
+                    plan: Arc::new(plan.as_ref().clone()),
                     stage: StagingState::Pending(0),
                 });
             }

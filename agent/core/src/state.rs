@@ -1,6 +1,6 @@
 //! What the ledger amounts to.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use grayfin_types::{
     ClusterId, Code, HostId, LedgerId, NodeAlias, OrderNumber, RolloutId, Token,
@@ -61,7 +61,7 @@ pub struct Staging {
     /// The rollout.
     pub rollout: RolloutId,
     /// The plan.
-    pub plan: Box<Plan>,
+    pub plan: Arc<Plan>,
     /// Where it stands.
     pub stage: StagingState,
 }
@@ -87,7 +87,7 @@ pub struct Hold {
     /// The rollout.
     pub rollout: RolloutId,
     /// The plan.
-    pub plan: Box<Plan>,
+    pub plan: Arc<Plan>,
     /// The boot id that the sequence last knew.
     pub boot_id: String,
     /// The machine was restarted at a point that is not gone on from.
