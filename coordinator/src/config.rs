@@ -156,7 +156,7 @@ impl Config {
         let located = |e: &toml::de::Error| line_error(file, text, e);
         let fragment: Fragment = toml::from_str(text).map_err(|e| located(&e))?;
         let document: toml::Table = toml::from_str(text).map_err(|e| located(&e))?;
-        let policies = merged_policies(file, &document)?;
+        let policies = merged_policies(file, &document, fragment.cluster.keys())?;
         let base = file.parent().unwrap_or_else(|| Path::new("."));
         let listen = address(file, "listen", &fragment.listen)?;
         let config = Self {
@@ -281,26 +281,28 @@ impl Config {
 }
 
 /// Lays each cluster's own limits over the default ones.
-fn merged_policies(
+fn merged_policies<'a>(
     file: &Path,
     document: &toml::Table,
+    clusters: impl Iterator<Item = &'a ClusterId>,
 ) -> Result<BTreeMap<ClusterId, Policy>, Error> {
+    let own = |cluster: &ClusterId| document.get("cluster")?.get(cluster.as_str())?.get("policy");
     let table = |value: Option<&toml::Value>| {
         value.and_then(toml::Value::as_table).cloned().unwrap_or_default()
     };
-    let default = table(document.get("policy"));
-    let mut out = BTreeMap::new();
-    for (name, section) in table(document.get("cluster")) {
-        let field = format!("cluster.{name}.policy");
-        let bad = |why: String| Error::Value { file: file.to_owned(), field: field.clone(), why };
-        let cluster = ClusterId::new(name.clone()).map_err(|e| bad(e.to_string()))?;
-        let mut merged = default.clone();
-        merged.extend(table(section.get("policy")));
-        let policy = Policy::deserialize(toml::Value::Table(merged))
-            .map_err(|e| bad(e.message().to_owned()))?;
-        out.insert(cluster, policy);
-    }
-    Ok(out)
+    clusters
+        .map(|cluster| {
+            let mut merged = table(document.get("policy"));
+            merged.extend(table(own(cluster)));
+            let policy =
+                Policy::deserialize(toml::Value::Table(merged)).map_err(|e| Error::Value {
+                    file: file.to_owned(),
+                    field: format!("cluster.{cluster}.policy"),
+                    why: e.message().to_owned(),
+                })?;
+            Ok((cluster.clone(), policy))
+        })
+        .collect()
 }
 
 fn address(file: &Path, field: &str, text: &str) -> Result<SocketAddr, Error> {

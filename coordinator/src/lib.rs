@@ -6,6 +6,12 @@
 
 pub mod clock;
 pub mod config;
+pub mod driver;
 pub mod group;
+pub mod serve;
+pub mod server;
+pub mod sessions;
+pub mod shared;
+pub mod sight;
 pub mod store;
 pub mod telemetry;

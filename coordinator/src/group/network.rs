@@ -90,6 +90,7 @@ impl Peer {
         wire::request(message, &self.own_instance, &self.instance, option.hard_ttl())
     }
 
+    #[expect(clippy::result_large_err, reason = "the engine's own type")]
     fn answer<T: DeserializeOwned>(
         &self,
         called: Result<tonic::Response<Sealed>, Status>,
@@ -103,6 +104,10 @@ impl Peer {
 
 /// Only a timeout may be tried again at once. Refused, reset, not trusted, not spoken: all of them
 /// must back off, or replication spins.
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "whatever else comes, the safe answer is to back off"
+)]
 fn failed<E: std::error::Error>(status: &Status) -> CallError<E> {
     match status.code() {
         // tonic tells a deadline of our own side as "cancelled".

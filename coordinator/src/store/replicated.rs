@@ -80,7 +80,7 @@ impl Replicated {
     pub async fn open(dir: &Path, options: &Options) -> Result<Self, Error> {
         let (log, machine, instance) = Self::open_files(dir)?;
         let network = Network::new(options.tls.clone(), instance.clone());
-        let engine = |e: &dyn std::fmt::Display| Error::Engine(e.to_string());
+        let engine = |e: &dyn fmt::Display| Error::Engine(e.to_string());
         let config = engine_config(options.timing)?;
         let raft = Raft::new(options.id, Arc::new(config), network, log, machine.clone())
             .await

@@ -1,7 +1,5 @@
 //! What the coordinator's tests share: certificates, stores, ready-made commands.
 
-#![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
-
 use std::{
     future::Future,
     path::{Path, PathBuf},

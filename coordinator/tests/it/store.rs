@@ -1,7 +1,5 @@
 //! The durable store: the engine's own storage suite, restarts, damage.
 
-mod common;
-
 use std::{fmt::Debug, fs, ops::RangeBounds, path::Path};
 
 use grayfin_coordinator::store::{
@@ -17,7 +15,7 @@ use openraft::{
 };
 use rusqlite::Connection;
 
-use common::{CLUSTER, Pki, control, enrol, start};
+use crate::common::{self, CLUSTER, Pki, control, enrol, start};
 
 /// The log as the engine's suite needs it. The suite appends entries with holes between and before
 /// them, and one that is purged already, which no engine ever does and our store refuses: here the

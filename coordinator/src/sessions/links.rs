@@ -1,0 +1,283 @@
+//! The connected host agents, and what is sent to them until they answer.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use grayfin_coordinator_core::{
+    State,
+    decide::{Look, OrderWanted, PromiseWanted, Wanted},
+};
+use grayfin_proto::v1::{self, Authority, ToHost, to_host::Message};
+use grayfin_types::{ClusterId, HostId, OrderNumber, Token};
+use tokio::sync::{mpsc, oneshot};
+use tonic::Status;
+
+use super::outgoing;
+
+/// An order or promise request without an answer is sent again after this: the session is up, so
+/// either the host agent is slow or its answer could not be committed.
+const RESEND_AFTER: Duration = Duration::from_secs(5);
+
+/// A refused promise is asked for again after this; what stood in its way is mostly a hold that is
+/// about to be closed.
+const ASK_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// Looks out of turn are not asked for more often: a look of a host costs its nodes some 10 ms.
+const HURRY_GAP: Duration = Duration::from_millis(50);
+
+/// What goes out on a session's stream.
+pub(crate) type Outgoing = mpsc::Sender<Result<ToHost, Status>>;
+
+/// What was sent, so that it is not sent again at once.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Key {
+    Look(ClusterId),
+    Promise(ClusterId, Token),
+    Order(ClusterId, OrderNumber),
+}
+
+#[derive(Debug)]
+struct Link {
+    /// Unique within this process; a session id is the host agent's word.
+    serial: u64,
+    out: Outgoing,
+    /// Ends the session, with the reason for the host agent.
+    end: oneshot::Sender<Status>,
+    sent: BTreeMap<Key, (Instant, Option<Look>)>,
+    hurried: BTreeMap<ClusterId, Instant>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    serial: u64,
+    links: BTreeMap<HostId, Link>,
+    hurry: BTreeSet<ClusterId>,
+}
+
+/// The connected host agents.
+#[derive(Debug, Default)]
+pub struct Links {
+    inner: Mutex<Inner>,
+}
+
+/// A session's entry.
+#[derive(Debug)]
+pub(crate) struct Registered {
+    pub(crate) serial: u64,
+    /// Resolves when the session has to end.
+    pub(crate) ended: oneshot::Receiver<Status>,
+}
+
+/// What is wanted of one host.
+#[derive(Debug, Default)]
+struct OfHost<'a> {
+    looks: Vec<&'a Look>,
+    promises: Vec<&'a PromiseWanted>,
+    orders: Vec<&'a OrderWanted>,
+}
+
+impl Links {
+    /// Registers a session; one that the host has already ends.
+    pub(crate) fn add(&self, host: &HostId, out: Outgoing) -> Registered {
+        let (end, ended) = oneshot::channel();
+        let mut inner = self.lock();
+        inner.serial += 1;
+        let serial = inner.serial;
+        let (sent, hurried) = (BTreeMap::new(), BTreeMap::new());
+        let link = Link { serial, out, end, sent, hurried };
+        if let Some(old) = inner.links.insert(host.clone(), link) {
+            old.end(Status::aborted("the host agent has opened another session"));
+        }
+        Registered { serial, ended }
+    }
+
+    /// Removes a session, unless the host has another one by now.
+    pub(crate) fn remove(&self, host: &HostId, serial: u64) {
+        let mut inner = self.lock();
+        if inner.links.get(host).is_some_and(|link| link.serial == serial) {
+            inner.links.remove(host);
+        }
+    }
+
+    /// Something just happened in a cluster: its next looks are asked for without waiting for
+    /// their turn.
+    pub fn hurry(&self, cluster: &ClusterId) {
+        self.lock().hurry.insert(cluster.clone());
+    }
+
+    /// Sends what is wanted and due.
+    pub fn send_due(
+        &self,
+        wanted: &Wanted,
+        state: &State,
+        authority: &Authority,
+        look_interval: Duration,
+    ) {
+        let now = Instant::now();
+        let mut by_host = by_host(wanted);
+        let mut inner = self.lock();
+        let hurry = std::mem::take(&mut inner.hurry);
+        let mut stuck = Vec::new();
+        for (host, link) in &mut inner.links {
+            let wanted = by_host.remove(host).unwrap_or_default();
+            let mut messages = Vec::new();
+            link.looks(&wanted.looks, now, look_interval, &hurry, &mut messages);
+            link.promises(&wanted.promises, now, state, authority, &mut messages);
+            link.orders(&wanted.orders, now, state, authority, &mut messages);
+            if !messages.into_iter().all(|m| link.out.try_send(Ok(to_host(m))).is_ok()) {
+                stuck.push(host.clone());
+            }
+        }
+        for host in stuck {
+            // It does not read what it is sent. A new session is sent all of it again.
+            if let Some(link) = inner.links.remove(&host) {
+                tracing::warn!(%host, "the host agent does not take what it is sent");
+                link.end(Status::resource_exhausted("the host agent does not read its session"));
+            }
+        }
+    }
+
+    /// Ends all sessions.
+    pub fn end_all(&self, why: &Status) {
+        let links = std::mem::take(&mut self.lock().links);
+        for link in links.into_values() {
+            link.end(why.clone());
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn by_host(wanted: &Wanted) -> BTreeMap<&HostId, OfHost<'_>> {
+    let mut out: BTreeMap<&HostId, OfHost<'_>> = BTreeMap::new();
+    for look in &wanted.looks {
+        out.entry(&look.host).or_default().looks.push(look);
+    }
+    for promise in &wanted.promises {
+        out.entry(&promise.host).or_default().promises.push(promise);
+    }
+    for order in &wanted.orders {
+        out.entry(&order.host).or_default().orders.push(order);
+    }
+    out
+}
+
+impl Link {
+    fn end(self, why: Status) {
+        // The session may have ended by itself in the same moment.
+        drop(self.end.send(why));
+    }
+
+    fn looks(
+        &mut self,
+        looks: &[&Look],
+        now: Instant,
+        interval: Duration,
+        hurry: &BTreeSet<ClusterId>,
+        out: &mut Vec<Message>,
+    ) {
+        let mut kept = BTreeSet::new();
+        for look in looks {
+            let key = Key::Look(look.cluster.clone());
+            let due = self.sent.get(&key).is_none_or(|(at, before)| {
+                now.duration_since(*at) >= interval || before.as_ref() != Some(*look)
+            });
+            let hurried = hurry.contains(&look.cluster)
+                && self
+                    .hurried
+                    .get(&look.cluster)
+                    .is_none_or(|at| now.duration_since(*at) >= HURRY_GAP);
+            if hurried {
+                self.hurried.insert(look.cluster.clone(), now);
+            }
+            if due || hurried {
+                self.sent.insert(key.clone(), (now, Some((*look).clone())));
+                out.push(outgoing::observe(look));
+            }
+            kept.insert(key);
+        }
+        self.sent.retain(|key, _| !matches!(key, Key::Look(_)) || kept.contains(key));
+    }
+
+    fn promises(
+        &mut self,
+        promises: &[&PromiseWanted],
+        now: Instant,
+        state: &State,
+        authority: &Authority,
+        out: &mut Vec<Message>,
+    ) {
+        let mut kept = BTreeSet::new();
+        for wanted in promises {
+            let key = Key::Promise(wanted.cluster.clone(), wanted.token);
+            let after =
+                if outgoing::was_refused(state, wanted) { ASK_AGAIN_AFTER } else { RESEND_AFTER };
+            if self.due(&key, now, after) {
+                out.push(outgoing::promise_request(wanted, authority));
+            }
+            kept.insert(key);
+        }
+        self.sent.retain(|key, _| !matches!(key, Key::Promise(..)) || kept.contains(key));
+    }
+
+    /// Orders run one after the other, and a host agent remembers the last answer only: the next
+    /// one of a cluster is sent when the one before is answered.
+    fn orders(
+        &mut self,
+        orders: &[&OrderWanted],
+        now: Instant,
+        state: &State,
+        authority: &Authority,
+        out: &mut Vec<Message>,
+    ) {
+        let mut first: BTreeMap<&ClusterId, &OrderWanted> = BTreeMap::new();
+        for wanted in orders {
+            let slot = first.entry(&wanted.cluster).or_insert(wanted);
+            if wanted.order.number < slot.order.number {
+                *slot = wanted;
+            }
+        }
+        let mut kept = BTreeSet::new();
+        for wanted in first.into_values() {
+            let key = Key::Order(wanted.cluster.clone(), wanted.order.number);
+            if self.due(&key, now, RESEND_AFTER)
+                && let Some(order) = outgoing::order(wanted, state, authority)
+            {
+                tracing::info!(
+                    host = %wanted.host,
+                    cluster = %wanted.cluster,
+                    number = %wanted.order.number,
+                    token = %wanted.order.token,
+                    kind = ?wanted.order.kind,
+                    "order sent"
+                );
+                out.push(Message::Order(order));
+            }
+            kept.insert(key);
+        }
+        self.sent.retain(|key, _| !matches!(key, Key::Order(..)) || kept.contains(key));
+    }
+
+    fn due(&mut self, key: &Key, now: Instant, after: Duration) -> bool {
+        let due = self.sent.get(key).is_none_or(|(at, _)| now.duration_since(*at) >= after);
+        if due {
+            self.sent.insert(key.clone(), (now, None));
+        }
+        due
+    }
+}
+
+/// Makes a message for a host agent.
+pub(crate) const fn to_host(message: Message) -> ToHost {
+    ToHost { message: Some(message) }
+}
+
+/// Makes the notice that reports up to a position are in the event log.
+pub(crate) const fn committed(position: u64) -> ToHost {
+    to_host(Message::Committed(v1::ReportsCommitted { position }))
+}

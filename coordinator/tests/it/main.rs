@@ -1,0 +1,13 @@
+//! Tests of the coordinator as a library: store, services, sessions, driver, with real files,
+//! sockets and certificates. Host agents are played by the test.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::get_unwrap,
+    unreachable_pub,
+    reason = "tests fail by panicking, and this binary has no public items"
+)]
+
+mod common;
+mod store;
