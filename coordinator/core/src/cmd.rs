@@ -142,6 +142,8 @@ pub enum Cmd {
     CanaryCheck {
         /// The rollout.
         rollout: RolloutId,
+        /// What the round is for: a host with its token and attempt, or the end.
+        purpose: String,
     },
     /// A canary's report.
     CanaryReported(CanaryReported),

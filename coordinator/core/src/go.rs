@@ -1,8 +1,17 @@
 //! The answer to a host agent that wants to take nodes down (Commitment).
 
-use grayfin_types::{ClusterId, HostId, NodeAlias, Token, gate::Reason};
+use std::collections::BTreeMap;
 
-use crate::{cmd::Cmd, state::State, view::View};
+use grayfin_types::{
+    ClusterId, Code, HostId, NodeAlias, Token, facts::NodeRole, gate::Reason, status::RolloutState,
+};
+
+use crate::{
+    cmd::{Cmd, GoDecided},
+    gates::{self, FIRST_GO, GO, Input, Moment, reason},
+    state::{Hold, HoldStage, Rollout, State},
+    view::View,
+};
 
 /// A host agent's request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +42,89 @@ pub struct Answer {
 
 /// Decides. The driver confirms that it leads (a linearizable read) before it calls this.
 pub fn go(state: &State, view: &View, ask: &Ask, now_ms: u64) -> Answer {
-    let _ = (state, view, ask, now_ms);
-    Answer { allowed: false, reasons: Vec::new(), record: None }
+    let held = state.holds.get(&ask.cluster).filter(|held| {
+        held.token == ask.token && held.host == ask.host && held.stage == HoldStage::Held
+    });
+    let rollout = held.and_then(|held| state.rollouts.get(&held.rollout));
+    let (Some(held), Some(rollout)) = (held, rollout) else {
+        let why = no_go(ask, "no hold with this token is in force on this host");
+        return Answer { allowed: false, reasons: vec![why], record: None };
+    };
+    let reasons = judge(state, view, held, rollout, ask, now_ms);
+    let record = Cmd::Go(GoDecided {
+        rollout: rollout.id.clone(),
+        host: ask.host.clone(),
+        token: ask.token,
+        request: ask.request,
+        action: action(rollout, ask),
+        allowed: reasons.is_empty(),
+        reasons: reasons.clone(),
+    });
+    Answer { allowed: reasons.is_empty(), reasons, record: Some(record) }
+}
+
+fn judge(
+    state: &State,
+    view: &View,
+    held: &Hold,
+    rollout: &Rollout,
+    ask: &Ask,
+    now_ms: u64,
+) -> Vec<Reason> {
+    match rollout.state {
+        RolloutState::Running | RolloutState::Paused => {}
+        RolloutState::Aborting => {
+            let remedy = "the host agent brings back what it stopped";
+            let host = ask.host.to_string();
+            return vec![reason(Code::Aborted, host, "the rollout was aborted", remedy)];
+        }
+        RolloutState::Staging
+        | RolloutState::Halted
+        | RolloutState::Verifying
+        | RolloutState::Succeeded
+        | RolloutState::Aborted
+        | RolloutState::Failed => {
+            return vec![no_go(ask, &format!("the rollout is {}", rollout.state))];
+        }
+    }
+    let input = Input::of_rollout(state, view, rollout, Moment::Go, Some(&held.host), now_ms);
+    let own = match input.nodes_of(&ask.host) {
+        Ok(own) => own,
+        Err(why) => return vec![why],
+    };
+    let foreign: Vec<_> =
+        ask.nodes.iter().filter(|n| !own.contains(*n)).map(|n| format!("`{n}`")).collect();
+    if ask.nodes.is_empty() || !foreign.is_empty() {
+        let evidence = format!("it asked for nodes that are not its own: {}", foreign.join(", "));
+        let remedy = "see the host agent's configuration";
+        return vec![reason(Code::BadRequest, ask.host.to_string(), evidence, remedy)];
+    }
+    let disturbed = rollout.host(&ask.host).is_some_and(|run| run.disturbed);
+    let asked = if disturbed { GO } else { FIRST_GO };
+    gates::against(&gates::ask(asked, &input))
+}
+
+fn no_go(ask: &Ask, evidence: &str) -> Reason {
+    reason(
+        Code::NoGo,
+        ask.host.to_string(),
+        evidence,
+        "the host agent brings back what it stopped; `grayfin hold show` says which hold is in force",
+    )
+}
+
+/// Says in words what would go down: `data node node43`, `controller HActl43`.
+fn action(rollout: &Rollout, ask: &Ask) -> String {
+    let planned = rollout.plan.host(&ask.host);
+    let roles: BTreeMap<&NodeAlias, NodeRole> =
+        planned.iter().flat_map(|h| &h.nodes).map(|n| (&n.alias, n.role)).collect();
+    let words: Vec<String> = ask
+        .nodes
+        .iter()
+        .map(|alias| match roles.get(alias) {
+            Some(role) => format!("{role} {alias}"),
+            None => alias.to_string(),
+        })
+        .collect();
+    words.join(", ")
 }

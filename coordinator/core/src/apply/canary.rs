@@ -84,12 +84,13 @@ impl Applier<'_> {
         Response::Done
     }
 
-    pub(super) fn canary_check(&mut self, id: &RolloutId) -> Response {
+    pub(super) fn canary_check(&mut self, id: &RolloutId, purpose: &str) -> Response {
         let Some(entry) = self.state.rollouts.get_mut(id).filter(|r| !r.state.is_final()) else {
             return Response::ignored("there is no such unfinished rollout");
         };
         entry.canary.rounds = entry.canary.rounds.saturating_add(1);
         entry.canary.checks.clear();
+        purpose.clone_into(&mut entry.canary.purpose);
         for host in entry.canary.wrote.clone() {
             let Some(enrolment) = self.state.hosts.get_mut(&host) else { continue };
             // An older question would only be answered in vain.

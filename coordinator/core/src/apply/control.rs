@@ -82,6 +82,7 @@ impl Applier<'_> {
         let Some(entry) = self.state.rollouts.get_mut(id) else { return };
         entry.canary.refused.clear();
         entry.canary.checks.clear();
+        entry.canary.purpose.clear();
         for run in &mut entry.hosts {
             if run.in_turn() {
                 run.attempt = run.attempt.saturating_add(1);

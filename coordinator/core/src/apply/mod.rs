@@ -88,7 +88,7 @@ impl Applier<'_> {
             Cmd::CanaryStart { rollout, host } => self.canary_start(rollout, host),
             Cmd::CanaryStop { rollout, end } => self.canary_stop(rollout, *end),
             Cmd::CanaryGiveUp { rollout } => self.canary_give_up(rollout),
-            Cmd::CanaryCheck { rollout } => self.canary_check(rollout),
+            Cmd::CanaryCheck { rollout, purpose } => self.canary_check(rollout, purpose),
             Cmd::CanaryReported(report) => self.canary_reported(report),
             Cmd::LeaderSeen { rollout, leader } => self.leader_seen(rollout, leader),
             Cmd::Waiting { rollout, reasons } => self.waiting(rollout, reasons),

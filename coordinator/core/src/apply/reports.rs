@@ -111,8 +111,12 @@ impl Applier<'_> {
                     | SequenceState::Undone { code, message, .. }
                     | SequenceState::Failed { code, message, .. },
             } => self.staging_failed(rollout, host, *code, message),
+            Happened::Progress { .. } => {
+                if let Some(run) = self.run_mut(rollout, host) {
+                    run.progress_ms = run.progress_ms.max(report.at_ms);
+                }
+            }
             Happened::Started
-            | Happened::Progress { .. }
             | Happened::Finished { .. }
             | Happened::Node { .. }
             | Happened::State { state: SequenceState::Running { .. } | SequenceState::Closed } => {}

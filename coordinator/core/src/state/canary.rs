@@ -77,6 +77,8 @@ pub struct CanaryRun {
     pub writers: Vec<WriterStatus>,
     /// The present round of reading back, by host; empty before the first.
     pub checks: BTreeMap<HostId, Check>,
+    /// What the present round is for; empty before the first.
+    pub purpose: String,
     /// Rounds so far.
     pub rounds: u32,
     /// Hosts that refused to write, and why; they are not asked again before a retry or resume.
@@ -92,6 +94,7 @@ impl CanaryRun {
             wrote: BTreeSet::new(),
             writers: Vec::new(),
             checks: BTreeMap::new(),
+            purpose: String::new(),
             rounds: 0,
             refused: BTreeMap::new(),
         }

@@ -11,14 +11,14 @@ use std::collections::BTreeMap;
 use grayfin_types::{
     ClusterId, DdbVersion, HostId, LedgerId, OrderNumber, RolloutId, Token,
     facts::{ClusterFacts, HostFacts},
-    status::CanaryStatus,
+    status::{CanaryStatus, RolloutState},
     step::Report,
 };
 
 pub use cluster::{ClusterView, Demand, Observer, SeenChunks};
 pub use soak::Soak;
 
-use crate::state::State;
+use crate::state::{CanaryPhase, State};
 
 /// How long an observer may be silent before another host is asked: three looks at the default
 /// interval of 5 s, the default limit for the age of facts.
@@ -102,6 +102,10 @@ pub struct View {
     pub progress: BTreeMap<HostId, Report>,
     /// How long all has been well after a host, by rollout.
     pub soaks: BTreeMap<RolloutId, Soak>,
+    /// Since when each rollout has been in its state.
+    pub stages: BTreeMap<RolloutId, Seen<RolloutState>>,
+    /// Since when each canary has been in its phase, with its epoch.
+    pub canary_phases: BTreeMap<RolloutId, Seen<(CanaryPhase, u64)>>,
     /// Since when a canary's answer is awaited: rollout, host and order number.
     pub checks_since: BTreeMap<(RolloutId, HostId, OrderNumber), u64>,
     /// The present time of day by IANA zone name.
@@ -151,7 +155,7 @@ impl View {
     pub fn cluster_facts(&mut self, state: &State, facts: ClusterFacts, now_ms: u64) {
         let cluster = facts.cluster.clone();
         let Some(entry) = self.clusters.get_mut(&cluster) else { return };
-        if !entry.observer.as_ref().is_some_and(|o| o.host == facts.seen_from) {
+        if entry.observer.as_ref().is_none_or(|o| o.host != facts.seen_from) {
             return;
         }
         let policy_look_ms =
@@ -201,6 +205,7 @@ impl View {
             self.designate(state, &cluster, now_ms);
         }
         self.forget(state);
+        self.note_stages(state, now_ms);
         self.note_checks(state, now_ms);
         for cluster in state.clusters() {
             self.sample(state, &cluster, now_ms, false);
@@ -225,6 +230,23 @@ impl View {
         let active = |id: &RolloutId| state.rollouts.get(id).is_some_and(|r| !r.state.is_final());
         self.canaries.retain(|id, _| active(id));
         self.soaks.retain(|id, _| active(id));
+        self.stages.retain(|id, _| active(id));
+        self.canary_phases.retain(|id, _| active(id));
+    }
+
+    /// Notes since when rollouts and canaries have stood where they stand.
+    fn note_stages(&mut self, state: &State, now_ms: u64) {
+        for rollout in state.rollouts.values().filter(|r| !r.state.is_final()) {
+            if self.stages.get(&rollout.id).is_none_or(|seen| seen.value != rollout.state) {
+                let seen = Seen { at_ms: now_ms, value: rollout.state };
+                self.stages.insert(rollout.id.clone(), seen);
+            }
+            let phase = (rollout.canary.phase.clone(), rollout.canary.epoch);
+            if self.canary_phases.get(&rollout.id).is_none_or(|seen| seen.value != phase) {
+                let seen = Seen { at_ms: now_ms, value: phase };
+                self.canary_phases.insert(rollout.id.clone(), seen);
+            }
+        }
     }
 
     fn note_checks(&mut self, state: &State, now_ms: u64) {

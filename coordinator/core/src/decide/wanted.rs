@@ -1,0 +1,64 @@
+//! What to ask host agents for: it follows from the durable state and from who is connected.
+
+use grayfin_types::status::RolloutState;
+
+use super::{Look, OrderWanted, PromiseWanted, Wanted};
+use crate::{
+    hold,
+    state::{HoldStage, State},
+    view::View,
+};
+
+pub(super) fn of(state: &State, view: &View) -> Wanted {
+    let mut wanted = Wanted::default();
+    for held in state.holds.values().filter(|h| h.stage == HoldStage::Asking) {
+        for (host, cluster) in hold::missing(state, held) {
+            if view.is_connected(&host) {
+                wanted.promises.push(PromiseWanted { host, cluster, token: held.token });
+            }
+        }
+    }
+    for enrolment in state.hosts.values() {
+        let may = enrolment.amnesic.is_none() && enrolment.gone.is_none();
+        if !may || !view.is_connected(&enrolment.host) {
+            continue;
+        }
+        for (cluster, outbox) in &enrolment.outboxes {
+            wanted.orders.extend(outbox.pending.iter().map(|order| OrderWanted {
+                host: enrolment.host.clone(),
+                cluster: cluster.clone(),
+                order: order.clone(),
+            }));
+        }
+    }
+    for cluster in state.clusters() {
+        let demand = view.clusters.get(&cluster).and_then(|c| c.demand.as_ref());
+        let active = state.active(&cluster);
+        if demand.is_none() && active.is_none() {
+            continue;
+        }
+        let observer = view.clusters.get(&cluster).and_then(|c| c.observer.as_ref());
+        let package = demand.and_then(|d| d.package.clone());
+        // A scan costs the leading DolphinDB controller memory: none while nothing depends on it.
+        let chunks = demand.is_some_and(|d| d.package.is_some())
+            || active.is_some_and(|r| {
+                matches!(
+                    r.state,
+                    RolloutState::Running | RolloutState::Paused | RolloutState::Verifying
+                )
+            });
+        for enrolment in state.hosts_of(&cluster).filter(|e| view.is_connected(&e.host)) {
+            let whole_cluster = observer.is_some_and(|o| o.host == enrolment.host);
+            if whole_cluster || package.is_some() {
+                wanted.looks.push(Look {
+                    host: enrolment.host.clone(),
+                    cluster: cluster.clone(),
+                    whole_cluster,
+                    chunks: whole_cluster && chunks,
+                    package: package.clone(),
+                });
+            }
+        }
+    }
+    wanted
+}
