@@ -23,7 +23,7 @@ pub struct Limits {
     pub body_bytes: usize,
     /// Arguments of a function, names of a variable upload.
     pub arguments: usize,
-    /// Rows of a vector, columns of a table.
+    /// Rows of a vector or of a table.
     pub rows: usize,
     /// Columns of a table.
     pub columns: usize,
