@@ -6,8 +6,11 @@
 //! - [`config`] reads `agent.toml`.
 //! - [`ddb`] is our client of DolphinDB's API protocol.
 //! - [`ledger`] is the durable memory.
+//! - [`runner`] carries out what the core decides.
 //! - [`steps`] says what a step is given and must promise.
 
+pub mod backup;
+pub mod boot;
 pub mod clock;
 pub mod config;
 pub mod ddb;
@@ -16,4 +19,5 @@ pub mod files;
 pub mod ledger;
 pub mod packages;
 pub mod process;
+pub mod runner;
 pub mod steps;

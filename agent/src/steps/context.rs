@@ -18,7 +18,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use tokio::{sync::watch, time::Instant};
 
-use super::{Seen, StepError};
+use super::{Seen, StepError, Stop, Why};
 use crate::config::Installation;
 
 /// A go older than this is not used: the cluster may have changed. The S4 probes between the
@@ -137,57 +137,6 @@ pub trait Reporting: Send + Sync {
     fn passing(&self, step: Step, undo: bool, happened: Happened);
 }
 
-/// Why a step has to stop.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Why {
-    /// An operator aborted the rollout or asked for the host to be rolled back.
-    Aborted,
-    /// The step's limit has passed.
-    Deadline,
-}
-
-/// Asks a running step to stop. The runner keeps it, steps see it through their [`Context`].
-#[derive(Debug, Clone)]
-pub struct Stop(Arc<watch::Sender<Option<Why>>>);
-
-impl Default for Stop {
-    fn default() -> Self {
-        Self(Arc::new(watch::Sender::new(None)))
-    }
-}
-
-impl Stop {
-    /// Asks for it; the first reason stays.
-    pub fn ask(&self, why: Why) {
-        self.0.send_if_modified(|now| {
-            let first = now.is_none();
-            if first {
-                *now = Some(why);
-            }
-            first
-        });
-    }
-
-    /// Returns the reason, once it was asked for.
-    pub fn asked(&self) -> Option<Why> {
-        *self.0.borrow()
-    }
-
-    /// Waits until it is asked for.
-    pub async fn wait(&self) -> Why {
-        let mut seen = self.0.subscribe();
-        loop {
-            if let Some(why) = *seen.borrow_and_update() {
-                return why;
-            }
-            if seen.changed().await.is_err() {
-                // Cannot be: the sender lives in `self`.
-                std::future::pending::<()>().await;
-            }
-        }
-    }
-}
-
 /// A fresh permission to take nodes down; used up by [`Context::going_down`].
 #[derive(Debug)]
 pub struct Go {
@@ -292,6 +241,11 @@ impl Context {
     /// Returns the step that this context was made for.
     pub fn step(&self) -> Step {
         self.step
+    }
+
+    /// Tells whether the step is being undone.
+    pub fn undoes(&self) -> bool {
+        self.undo
     }
 
     /// Returns when this call's limit passes.

@@ -39,12 +39,13 @@
 //!    `Start` and `Join` are repeated, at most `start_attempts` times (S12).
 
 mod context;
+mod stop;
 pub mod testing;
 
 pub use context::{
-    Boxed, Context, Coordination, Denied, GO_FRESH_MAX, Go, Record, Records, Reporting, Stop, Why,
-    Work,
+    Boxed, Context, Coordination, Denied, GO_FRESH_MAX, Go, Record, Records, Reporting, Work,
 };
+pub use stop::{Stop, Why};
 
 use grayfin_types::{Code, step::Step};
 
