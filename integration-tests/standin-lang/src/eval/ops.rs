@@ -1,6 +1,7 @@
 //! Operators: pure functions over values.
 
 use std::cmp::Ordering;
+use std::collections::HashSet;
 
 use super::Operator;
 use super::ast::{Binary, Unary};
@@ -324,15 +325,11 @@ fn contained(left: &Value, right: &Value) -> Outcome {
             other.to_vector().ok_or_else(|| format!("in needs a vector, not {}", kind(other)))?
         }
     };
-    if left.len().saturating_mul(among.len()) > COMPARISONS {
+    let members = Members::of(left.data_type(), &among);
+    if matches!(members, Members::Any(_)) && left.len().saturating_mul(among.len()) > COMPARISONS {
         return Err(format!("more than {COMPARISONS} comparisons"));
     }
-    let found = |scalar: &Scalar| {
-        Cell::bool(among.values().any(|candidate| {
-            let Value::Scalar(candidate) = candidate else { return false };
-            order(scalar, &candidate) == Some(Ordering::Equal)
-        }))
-    };
+    let found = |scalar: &Scalar| Cell::bool(members.contain(scalar));
     match left {
         Value::Scalar(scalar) => Ok(Value::scalar(Type::Bool, found(scalar))),
         Value::Vector(vector) => {
@@ -341,6 +338,40 @@ fn contained(left: &Value, right: &Value) -> Outcome {
             Ok(Vector::new(Type::Bool, flags.collect()).into())
         }
         other => Err(format!("in cannot be applied to {}", kind(other))),
+    }
+}
+
+/// The right side of an `in`: looked up where equality is that of the cells, compared one by one
+/// where types differ.
+enum Members<'v> {
+    Numbers(HashSet<Option<i64>>),
+    Texts(HashSet<&'v str>),
+    Any(&'v Vector),
+}
+
+impl<'v> Members<'v> {
+    fn of(left: Type, among: &'v Vector) -> Self {
+        let integer = |ty: Type| matches!(ty.storage(), Storage::Integer(_));
+        let alike = left == among.ty || (left.is_number() && among.ty.is_number());
+        if alike && integer(left) && integer(among.ty) {
+            return Self::Numbers(among.cells.iter().map(Cell::as_i64).collect());
+        }
+        if left.is_text() && among.ty.is_text() {
+            let text = |cell: &'v Cell| cell.as_str().unwrap_or("");
+            return Self::Texts(among.cells.iter().map(text).collect());
+        }
+        Self::Any(among)
+    }
+
+    fn contain(&self, scalar: &Scalar) -> bool {
+        match self {
+            Self::Numbers(numbers) => numbers.contains(&scalar.cell.as_i64()),
+            Self::Texts(texts) => texts.contains(scalar.cell.as_str().unwrap_or("")),
+            Self::Any(among) => among.values().any(|candidate| {
+                let Value::Scalar(candidate) = candidate else { return false };
+                order(scalar, &candidate) == Some(Ordering::Equal)
+            }),
+        }
     }
 }
 

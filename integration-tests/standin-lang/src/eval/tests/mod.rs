@@ -334,7 +334,7 @@ async fn hostile_scripts_end_with_an_error() {
         "take(1..1000, 1000000000)",
         "x = take(`aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa, 4000000); concat(x, concat(x))",
         "d = dict(STRING, ANY); for(i in 1..1000){ d[`a] = d }",
-        "x = 0..1000000; y = x in x",
+        "x = double(0..1000000); y = x in x",
         "s = concat(take(`a, 1000000)); strReplace(s, `a, s)",
         "t = table(1:0, [`a], [INT]); for(i in 1..1000000){ tableInsert(t, 1..4000) }",
         &"(".repeat(100_000),
