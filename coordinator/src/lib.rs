@@ -4,6 +4,7 @@
 //! and the [`group`] of coordinators that share it, the [`sessions`] of the host agents, the
 //! [`driver`]'s one loop, the [`server`] for operators, and [`serve`], which puts them together.
 
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod driver;

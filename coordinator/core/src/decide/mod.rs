@@ -37,7 +37,7 @@ pub struct Wanted {
     pub looks: Vec<Look>,
     /// Promises that are missing; ask again until they are there.
     pub promises: Vec<PromiseWanted>,
-    /// Orders without an answer, oldest first per host and cluster; send again until answered.
+    /// The oldest order without an answer of each host and cluster; send it again until answered.
     /// Only for hosts that are connected.
     pub orders: Vec<OrderWanted>,
 }

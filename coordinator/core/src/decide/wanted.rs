@@ -24,7 +24,9 @@ pub(super) fn of(state: &State, view: &View) -> Wanted {
             continue;
         }
         for (cluster, outbox) in &enrolment.outboxes {
-            wanted.orders.extend(outbox.pending.iter().map(|order| OrderWanted {
+            // One at a time: a host agent remembers its last answer alone, and refuses an order that
+            // comes after a later one.
+            wanted.orders.extend(outbox.pending.first().map(|order| OrderWanted {
                 host: enrolment.host.clone(),
                 cluster: cluster.clone(),
                 order: order.clone(),
