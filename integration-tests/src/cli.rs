@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
+use standin::faults::Kind;
 
 use crate::ddb;
 use crate::hostns;
@@ -66,6 +67,21 @@ enum Verb {
         /// What.
         target: Target,
     },
+    /// Make a node of the database misbehave; without a kind, list what it does wrong.
+    Fault {
+        #[command(flatten)]
+        folder: Folder,
+        /// The node's alias.
+        node: String,
+        /// What goes wrong, such as `slow_stop`; see the list in the error for a wrong one.
+        kind: Option<Kind>,
+        /// The fault's argument, such as milliseconds.
+        #[arg(default_value = "")]
+        argument: String,
+        /// Let it behave again.
+        #[arg(long, requires = "kind")]
+        clear: bool,
+    },
     /// Take the lab down; nothing of it is left.
     Down {
         #[command(flatten)]
@@ -97,6 +113,7 @@ pub fn main() -> ExitCode {
         | Verb::Status { .. }
         | Verb::Kill { .. }
         | Verb::Restart { .. }
+        | Verb::Fault { .. }
         | Verb::Down { .. }) => run_in_runtime(verb),
     };
     match outcome {
@@ -172,6 +189,20 @@ async fn run(verb: Verb) -> anyhow::Result<()> {
             let lab = Lab::open(&folder.dir)?;
             let _lock = lab.lock()?;
             lab.restart(&target).await
+        }
+        Verb::Fault { folder, node, kind, argument, clear } => {
+            let lab = Lab::open(&folder.dir)?;
+            match kind {
+                None => {
+                    let mut text = String::new();
+                    for (kind, argument) in lab.faults(&node)?.list()? {
+                        text.push_str(&format!("{} {argument}\n", kind.name()));
+                    }
+                    print(&text)
+                }
+                Some(kind) if clear => lab.clear_fault(&node, kind),
+                Some(kind) => lab.fault(&node, kind, &argument),
+            }
         }
         Verb::Down { folder, keep_files } => {
             let lab = Lab::open(&folder.dir)?;

@@ -17,22 +17,24 @@ pub(super) fn controller(cluster: &Cluster, host: u8, options: &Options) -> Opti
         "dfsReplicaReliabilityLevel=1\ndataSync=1\nworkerNum=4\nlocalExecutors=3\n\
          maxConnections=512\nmaxMemSize=8\nlanCluster=0\ndfsRecoveryWaitTime=30000\n",
     );
+    text.push_str(&time_scale(options));
     push_lines(&mut text, &options.controller_cfg);
     Some(text)
 }
 
 /// `agent.cfg` of the DolphinDB agent on a host.
-pub(super) fn agent(cluster: &Cluster, host: u8) -> Option<String> {
+pub(super) fn agent(cluster: &Cluster, host: u8, options: &Options) -> Option<String> {
     let own = cluster.on_host(host, Role::DdbAgent)?;
     let first = cluster.with_role(Role::Controller).next()?;
     let mut sites = vec![format!("{}:agent", own.site)];
     sites.extend(cluster.with_role(Role::Controller).map(|it| format!("{}:controller", it.site)));
     Some(format!(
         "mode=agent\nlocalSite={}\ncontrollerSite={}\nsites={}\nworkerNum=4\nlocalExecutors=3\n\
-         maxMemSize=4\nlanCluster=0\n",
+         maxMemSize=4\nlanCluster=0\n{}",
         own.site,
         first.site,
-        sites.join(",")
+        sites.join(","),
+        time_scale(options)
     ))
 }
 
@@ -52,6 +54,11 @@ pub(super) fn nodes(cluster: &Cluster) -> String {
         text.push_str(&format!("{},{}\n", node.site, node.role));
     }
     text
+}
+
+/// The one line that only the stand-in knows.
+fn time_scale(options: &Options) -> String {
+    format!("standinTimeScale={}\n", options.time_scale)
 }
 
 fn push_lines(text: &mut String, lines: &[String]) {
@@ -82,10 +89,11 @@ mod tests {
         assert!(read.ha);
         assert_eq!(read.site.alias, "HActl46");
         assert_eq!(read.properties.get("dfsRecoveryWaitTime"), Some("0"));
+        assert_eq!(read.properties.get("standinTimeScale"), Some("0.1"));
         assert!(controller(trade, 1, &options).is_none());
-        let read = AgentConfig::parse("a", &agent(trade, 1).unwrap()).unwrap();
+        let read = AgentConfig::parse("a", &agent(trade, 1, &options).unwrap()).unwrap();
         assert_eq!(read.controllers.len(), 3);
-        assert!(agent(trade, 4).is_none());
+        assert!(agent(trade, 4, &options).is_none());
         let read = ClusterNodes::parse("n", &nodes(trade)).unwrap();
         assert_eq!(read.nodes().len(), 9);
         let read = ClusterConfig::parse("cc", &cluster(&options)).unwrap();

@@ -1,12 +1,14 @@
 //! Doing things to a lab: killing, starting again, making nodes misbehave.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::Context;
 use rustix::process::Signal;
 use standin::config::Role;
+use standin::faults::{Faults, Kind};
 
 use super::Lab;
 use crate::processes::ProcessId;
@@ -165,6 +167,31 @@ impl Lab {
             .await?;
         }
         Ok(())
+    }
+
+    /// Makes a node misbehave from now on; some kinds take an argument, some happen once.
+    pub fn fault(&self, alias: &str, kind: Kind, argument: &str) -> anyhow::Result<()> {
+        self.faults(alias)?
+            .set(kind, argument)
+            .with_context(|| format!("set the fault `{}` of `{alias}`", kind.name()))
+    }
+
+    /// Lets a node behave again.
+    pub fn clear_fault(&self, alias: &str, kind: Kind) -> anyhow::Result<()> {
+        self.faults(alias)?
+            .clear(kind)
+            .with_context(|| format!("clear the fault `{}` of `{alias}`", kind.name()))
+    }
+
+    /// The faults of a node.
+    pub fn faults(&self, alias: &str) -> anyhow::Result<Faults> {
+        Ok(Faults::of(self.home(self.node(alias)?.node)?))
+    }
+
+    /// A node's home folder.
+    pub fn home(&self, node: &Node) -> anyhow::Result<PathBuf> {
+        let work = self.paths.work(&self.host(node.host)?.name, self.cluster_of(node)?);
+        Ok(work.join("data").join(node.alias()))
     }
 
     async fn end(&self, processes: &[ProcessId], signal: Signal) -> anyhow::Result<()> {

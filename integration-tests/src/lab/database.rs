@@ -25,7 +25,6 @@ impl Lab {
             ("LOGNAME", user),
             ("TERM", "xterm".to_owned()),
             ("LANG", "C.UTF-8".to_owned()),
-            ("STANDIN_TIME_SCALE", self.spec.options.time_scale.to_string()),
         ]
         .into_iter()
         .map(|(name, value)| (name.to_owned(), value))

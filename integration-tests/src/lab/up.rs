@@ -137,7 +137,7 @@ fn write_configuration(lab: &Lab, cluster: &Cluster, host: &Host) -> anyhow::Res
     let shared = |text: String| has_controller.then_some(text);
     for (name, text) in [
         ("controller.cfg", config::controller(cluster, host.number, options)),
-        ("agent.cfg", config::agent(cluster, host.number)),
+        ("agent.cfg", config::agent(cluster, host.number, options)),
         ("cluster.cfg", shared(config::cluster(options))),
         ("cluster.nodes", shared(config::nodes(cluster))),
     ] {
