@@ -25,6 +25,8 @@ pub struct Comparison<'a> {
     pub workers: usize,
     /// Compare owner, mode and extended attributes too.
     pub attributes: bool,
+    /// Drop what the kernel has cached first, so that the device is read.
+    pub from_disk: bool,
     /// Also find names that the manifest does not have, except where this says yes.
     pub extra: Option<&'a (dyn Fn(&Path) -> bool + Sync)>,
 }
@@ -64,7 +66,7 @@ impl std::fmt::Debug for Comparison<'_> {
 impl<'a> Comparison<'a> {
     /// Content and attributes of what the manifest names.
     pub fn new(disk: &'a dyn Disk, control: &'a Control) -> Self {
-        Self { disk, control, workers: WORKERS, attributes: true, extra: None }
+        Self { disk, control, workers: WORKERS, attributes: true, from_disk: false, extra: None }
     }
 
     /// Compares. What cannot be read is a difference; only a request to stop is an error.
@@ -101,6 +103,16 @@ impl<'a> Comparison<'a> {
         Ok((what.map(|what| Difference { path, what }), bytes))
     }
 
+    fn hash(&self, path: &Path) -> Result<(String, u64), Error> {
+        if self.from_disk
+            && let Ok(file) = self.disk.open_read(path)
+        {
+            // Advice only: what it cannot do makes the proof weaker, not wrong.
+            rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap_or_default();
+        }
+        hash_file(self.disk, path, self.control)
+    }
+
     fn difference(&self, path: &Path, entry: &Entry) -> Result<(Option<String>, u64), Error> {
         let metadata = match fs::symlink_metadata(path) {
             Ok(metadata) => metadata,
@@ -124,7 +136,7 @@ impl<'a> Comparison<'a> {
             Kind::File { size, .. } if metadata.len() != *size => {
                 Some(format!("has {} bytes, expected {size}", metadata.len()))
             }
-            Kind::File { sha256, .. } => match hash_file(self.disk, path, self.control) {
+            Kind::File { sha256, .. } => match self.hash(path) {
                 Ok((digest, length)) => {
                     bytes = length;
                     (&digest != sha256).then(|| "has another content (SHA-256 differs)".to_owned())
