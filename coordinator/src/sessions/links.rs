@@ -47,7 +47,6 @@ struct Link {
     /// Ends the session, with the reason for the host agent.
     end: oneshot::Sender<Status>,
     sent: BTreeMap<Key, (Instant, Option<Look>)>,
-    hurried: BTreeMap<ClusterId, Instant>,
 }
 
 #[derive(Debug, Default)]
@@ -55,6 +54,7 @@ struct Inner {
     serial: u64,
     links: BTreeMap<HostId, Link>,
     hurry: BTreeSet<ClusterId>,
+    hurried: BTreeMap<ClusterId, Instant>,
 }
 
 /// The connected host agents.
@@ -86,8 +86,7 @@ impl Links {
         let mut inner = self.lock();
         inner.serial += 1;
         let serial = inner.serial;
-        let (sent, hurried) = (BTreeMap::new(), BTreeMap::new());
-        let link = Link { serial, out, end, sent, hurried };
+        let link = Link { serial, out, end, sent: BTreeMap::new() };
         if let Some(old) = inner.links.insert(host.clone(), link) {
             old.end(Status::aborted("the host agent has opened another session"));
         }
@@ -119,12 +118,17 @@ impl Links {
         let now = Instant::now();
         let mut by_host = by_host(wanted);
         let mut inner = self.lock();
-        let hurry = std::mem::take(&mut inner.hurry);
+        let hurry = inner.take_hurry(now);
         let mut stuck = Vec::new();
         for (host, link) in &mut inner.links {
             let wanted = by_host.remove(host).unwrap_or_default();
             let mut messages = Vec::new();
             link.looks(&wanted.looks, now, look_interval, &hurry, &mut messages);
+            let own = state.hosts.get(host).map(|enrolment| &enrolment.clusters);
+            let others = own.into_iter().flatten().filter(|cluster| {
+                hurry.contains(*cluster) && wanted.looks.iter().all(|l| &l.cluster != *cluster)
+            });
+            messages.extend(others.map(outgoing::observe_host));
             link.promises(&wanted.promises, now, state, authority, &mut messages);
             link.orders(&wanted.orders, now, state, authority, &mut messages);
             if !messages.into_iter().all(|m| link.out.try_send(Ok(to_host(m))).is_ok()) {
@@ -150,6 +154,22 @@ impl Links {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    /// Takes the clusters whose next looks are asked for at once; those whose last looks are too
+    /// recent stay for the next round.
+    fn take_hurry(&mut self, now: Instant) -> BTreeSet<ClusterId> {
+        let hurried = &mut self.hurried;
+        let ready = self
+            .hurry
+            .extract_if(.., |cluster| {
+                hurried.get(cluster).is_none_or(|at| now.duration_since(*at) >= HURRY_GAP)
+            })
+            .collect::<BTreeSet<_>>();
+        hurried.extend(ready.iter().map(|cluster| (cluster.clone(), now)));
+        ready
     }
 }
 
@@ -187,15 +207,7 @@ impl Link {
             let due = self.sent.get(&key).is_none_or(|(at, before)| {
                 now.duration_since(*at) >= interval || before.as_ref() != Some(*look)
             });
-            let hurried = hurry.contains(&look.cluster)
-                && self
-                    .hurried
-                    .get(&look.cluster)
-                    .is_none_or(|at| now.duration_since(*at) >= HURRY_GAP);
-            if hurried {
-                self.hurried.insert(look.cluster.clone(), now);
-            }
-            if due || hurried {
+            if due || hurry.contains(&look.cluster) {
                 self.sent.insert(key.clone(), (now, Some((*look).clone())));
                 out.push(outgoing::observe(look));
             }

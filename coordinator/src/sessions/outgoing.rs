@@ -9,6 +9,7 @@ use grayfin_proto::{
     document,
     v1::{self, Authority, to_host::Message},
 };
+use grayfin_types::ClusterId;
 
 /// Asks for a look.
 pub(crate) fn observe(look: &Look) -> Message {
@@ -18,6 +19,12 @@ pub(crate) fn observe(look: &Look) -> Message {
         chunks: look.chunks,
         package_version: look.package.as_ref().map(ToString::to_string).unwrap_or_default(),
     })
+}
+
+/// Asks a host agent for a look at its own host.
+pub(crate) fn observe_host(cluster: &ClusterId) -> Message {
+    let cluster = cluster.to_string();
+    Message::Observe(v1::Observe { cluster, ..v1::Observe::default() })
 }
 
 /// Asks for a promise.

@@ -10,4 +10,8 @@
 )]
 
 mod common;
+mod coordinator;
+mod fake;
+mod rollout;
 mod store;
+mod world;
