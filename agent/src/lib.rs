@@ -6,7 +6,9 @@
 //! - [`config`] reads `agent.toml`.
 //! - [`ddb`] is our client of DolphinDB's API protocol.
 //! - [`ledger`] is the durable memory.
+//! - [`link`] talks to the coordinators.
 //! - [`runner`] carries out what the core decides.
+//! - [`serve`] puts everything together.
 //! - [`steps`] says what a step is given and must promise.
 
 pub mod backup;
@@ -17,7 +19,9 @@ pub mod ddb;
 pub mod failpoint;
 pub mod files;
 pub mod ledger;
+pub mod link;
 pub mod packages;
 pub mod process;
 pub mod runner;
+pub mod serve;
 pub mod steps;

@@ -42,8 +42,8 @@ pub enum Promise {
 /// What to do about an order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// Record it with the answer in it, then answer, then act.
-    Record(Box<Body>),
+    /// Record it, then give the answer, then act.
+    Record(Box<Body>, Answer),
     /// It was answered before: the same again.
     Repeat(Answer),
     /// It is stale or not for us: say no, record nothing.
@@ -121,11 +121,12 @@ pub fn order(state: &State, order: &Order, boot_id: &str) -> Verdict {
         return Verdict::Refuse(stale("an order needs a number".to_owned()));
     }
     let answer = judge(state, order);
-    Verdict::Record(Box::new(Body::Ordered {
+    let body = Body::Ordered {
         order: Box::new(order.clone()),
-        answer,
+        answer: answer.clone(),
         boot_id: boot_id.to_owned(),
-    }))
+    };
+    Verdict::Record(Box::new(body), answer)
 }
 
 fn judge(state: &State, order: &Order) -> Answer {

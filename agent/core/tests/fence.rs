@@ -54,7 +54,7 @@ fn one_hold_covers_the_whole_machine() {
     plan.cluster = "risk".parse().unwrap();
     let mut other = order(1, 6, Task::Run { plan });
     other.cluster = "risk".parse().unwrap();
-    let Verdict::Record(body) = fence::order(&driver.state, &other, "b") else { unreachable!() };
+    let Verdict::Record(body, _) = fence::order(&driver.state, &other, "b") else { unreachable!() };
     let Body::Ordered { answer, .. } = &*body else { unreachable!() };
     assert_eq!(answer.code, Some(Code::HoldOpen));
     driver.write(*body);
@@ -89,7 +89,7 @@ fn authorities_only_ever_grow() {
 fn an_order_runs_once_and_is_answered_alike_for_ever() {
     let mut driver = Driver::default();
     let run = order(4, 5, Task::Run { plan: plan() });
-    let Verdict::Record(body) = fence::order(&driver.state, &run, "b") else { unreachable!() };
+    let Verdict::Record(body, _) = fence::order(&driver.state, &run, "b") else { unreachable!() };
     let Body::Ordered { answer: first, .. } = (*body).clone() else { unreachable!() };
     driver.write(*body.clone());
     assert!(!driver.try_write(*body), "the ledger itself refuses a repeat");
@@ -105,7 +105,7 @@ fn an_order_runs_once_and_is_answered_alike_for_ever() {
     // Another installation counts its own orders.
     let mut other = order(1, 0, Task::Stage { plan: plan() });
     other.cluster = "risk".parse().unwrap();
-    assert!(matches!(fence::order(&driver.state, &other, "b"), Verdict::Record(_)));
+    assert!(matches!(fence::order(&driver.state, &other, "b"), Verdict::Record(..)));
 }
 
 #[test]
@@ -145,7 +145,7 @@ fn orders_that_do_not_fit_are_refused_with_their_reason() {
     for (token, task, code) in rows {
         let order = order(1, token, task.clone());
         let state = Driver::default().state;
-        let Verdict::Record(body) = fence::order(&state, &order, "b") else { unreachable!() };
+        let Verdict::Record(body, _) = fence::order(&state, &order, "b") else { unreachable!() };
         let Body::Ordered { answer, .. } = *body else { unreachable!() };
         assert_eq!(answer.code, Some(code), "{task:?}");
     }

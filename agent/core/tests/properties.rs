@@ -66,7 +66,7 @@ fn fail(action: &Action) -> Option<Outcome> {
 fn send(driver: &mut Driver, order: &grayfin_agent_core::entry::Order) -> bool {
     let boot_id = driver.boot_id();
     match fence::order(&driver.state, order, &boot_id) {
-        Verdict::Record(body) => {
+        Verdict::Record(body, _) => {
             let Body::Ordered { answer, .. } = &*body else { unreachable!() };
             let taken = answer.accepted;
             driver.write(*body);

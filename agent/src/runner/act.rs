@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use grayfin_agent_core::State;
 use grayfin_types::Code;
-use tokio::time::Instant;
+use tokio::{task::JoinSet, time::Instant};
 
 use super::Fatal;
 use crate::{
@@ -33,7 +33,9 @@ pub(super) async fn run<T: Send + 'static>(
     failpoint::reach(&["act", what, step.name(), "before"]);
     let mut changed = ledger.watch();
     // In a task of its own: a panic in a step is a failed step, not the end of the host agent.
-    let mut task = tokio::spawn(call);
+    // In a set, so that it ends with us should we be dropped.
+    let mut tasks = JoinSet::new();
+    tasks.spawn(call);
     let mut give_up = ctx.deadline() + GRACE;
     let ended = loop {
         // An undo is not turned round again.
@@ -42,18 +44,18 @@ pub(super) async fn run<T: Send + 'static>(
             give_up = give_up.min(Instant::now() + GRACE);
         }
         tokio::select! {
-            ended = &mut task => break ended,
+            ended = tasks.join_next() => break ended,
             () = tokio::time::sleep_until(ctx.deadline()), if stop.asked().is_none() => {
                 stop.ask(Why::Deadline);
                 give_up = give_up.min(Instant::now() + GRACE);
             }
             () = tokio::time::sleep_until(give_up) => {
-                task.abort();
-                break (&mut task).await;
+                tasks.abort_all();
+                break tasks.join_next().await;
             }
             more = changed.changed() => {
                 if more.is_err() {
-                    break (&mut task).await;
+                    break tasks.join_next().await;
                 }
             }
         }
@@ -62,12 +64,14 @@ pub(super) async fn run<T: Send + 'static>(
         return Err(Fatal::Stuck { step });
     }
     failpoint::reach(&["act", what, step.name(), "after"]);
-    Ok(ended.unwrap_or_else(|e| {
-        Err(if e.is_cancelled() {
+    Ok(match ended {
+        Some(Ok(result)) => result,
+        Some(Err(e)) if e.is_panic() => {
+            Err(StepError::new(Code::Internal, format!("step `{step}` broke off: {e}")))
+        }
+        Some(Err(_)) | None => {
             let why = format!("step `{step}` did not end when it was told to, and was given up");
-            StepError::new(Code::StepTimeout, why)
-        } else {
-            StepError::new(Code::Internal, format!("step `{step}` broke off: {e}"))
-        })
-    }))
+            Err(StepError::new(Code::StepTimeout, why))
+        }
+    })
 }

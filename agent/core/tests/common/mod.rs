@@ -160,7 +160,7 @@ impl Driver {
         self.number += 1;
         let order = order(self.number, token, task);
         match fence::order(&self.state, &order, &self.boot_id()) {
-            Verdict::Record(body) => {
+            Verdict::Record(body, _) => {
                 let Body::Ordered { answer, .. } = &*body else { unreachable!("{body:?}") };
                 let accepted = answer.accepted;
                 self.write(*body);

@@ -1,0 +1,170 @@
+//! Promises and orders from the wire: read, judged by the core, durable before they are answered.
+
+use grayfin_agent_core::{
+    entry::{Answer, Authority, Order, Task},
+    fence::{self, Promise, Refusal, Verdict},
+};
+use grayfin_proto::{document, v1};
+use grayfin_types::{Code, Incarnation, OrderNumber, Term, Token};
+
+use crate::ledger::{self, HOLD_ROOM, Ledger};
+
+/// Reads who commands.
+pub(super) fn authority(wire: Option<&v1::Authority>) -> Authority {
+    // None becomes an empty group, which the fence refuses.
+    let wire = wire.cloned().unwrap_or_default();
+    Authority {
+        group: wire.group,
+        incarnation: Incarnation(wire.incarnation),
+        term: Term(wire.term),
+    }
+}
+
+/// Answers a promise request. Durable before it returns a yes.
+pub(super) fn promise(
+    ledger: &Ledger,
+    amnesic: bool,
+    asked: v1::PromiseRequest,
+) -> Result<v1::PromiseAnswer, ledger::Error> {
+    let token = Token(asked.token);
+    let decided = if amnesic {
+        Err(is_amnesic())
+    } else {
+        match asked.cluster.parse() {
+            Ok(cluster) => {
+                let by = authority(asked.authority.as_ref());
+                refusable(ledger.decide(|state| {
+                    match fence::promise(state, &by, &cluster, token) {
+                        Promise::Record(body) => (Some(body), Ok(())),
+                        Promise::Already => (None, Ok(())),
+                        Promise::Refuse(refusal) => (None, Err(refusal)),
+                    }
+                }))?
+            }
+            Err(e) => Err(bad_request(format!("{e}"))),
+        }
+    };
+    if let Err(refusal) = &decided {
+        tracing::warn!(token = asked.token, code = %refusal.code, why = refusal.why, "promise refused");
+    }
+    let (code, why) = code_and_why(decided.as_ref().err());
+    Ok(v1::PromiseAnswer {
+        cluster: asked.cluster,
+        token: asked.token,
+        promised: decided.is_ok(),
+        code,
+        why,
+        ledger_position: ledger.position(),
+        authority: asked.authority,
+    })
+}
+
+/// Answers an order. Durable before it returns; what it starts, the loops find in the ledger.
+pub(super) fn order(
+    ledger: &Ledger,
+    amnesic: bool,
+    boot_id: &str,
+    wire: &v1::Order,
+) -> Result<v1::OrderAnswer, ledger::Error> {
+    let decided = if amnesic { Err(is_amnesic()) } else { decide(ledger, boot_id, wire)? };
+    let answer = decided.unwrap_or_else(|refusal| Answer::no(refusal.code, refusal.why));
+    if answer.accepted {
+        tracing::info!(number = wire.number, kind = wire.kind, token = wire.token, "order taken");
+    } else {
+        tracing::warn!(number = wire.number, kind = wire.kind, why = answer.why, "order refused");
+    }
+    Ok(v1::OrderAnswer {
+        cluster: wire.cluster.clone(),
+        number: wire.number,
+        token: wire.token,
+        accepted: answer.accepted,
+        code: answer.code.map(|code| code.to_string()).unwrap_or_default(),
+        why: answer.why,
+        ledger_position: ledger.position(),
+        state: answer.state.as_ref().map(document::wrap),
+    })
+}
+
+fn decide(
+    ledger: &Ledger,
+    boot_id: &str,
+    wire: &v1::Order,
+) -> Result<Result<Answer, Refusal>, ledger::Error> {
+    let order = match read(wire) {
+        Ok(order) => order,
+        Err(why) => return Ok(Err(bad_request(why))),
+    };
+    // Room for the whole sequence before it begins (S5); an open hold has it already.
+    if matches!(order.task, Task::Run { .. })
+        && let Err(e) = ledger.reserve(HOLD_ROOM)
+    {
+        return refusable(Err(e));
+    }
+    refusable(ledger.decide(|state| match fence::order(state, &order, boot_id) {
+        Verdict::Record(body, answer) => (Some(*body), Ok(answer)),
+        Verdict::Repeat(answer) => (None, Ok(answer)),
+        Verdict::Refuse(refusal) => (None, Err(refusal)),
+    }))
+}
+
+/// A full disk refuses; a ledger that takes no more ends the host agent.
+fn refusable<T>(
+    decided: Result<(u64, Result<T, Refusal>), ledger::Error>,
+) -> Result<Result<T, Refusal>, ledger::Error> {
+    match decided {
+        Ok((_, result)) => Ok(result),
+        Err(e @ ledger::Error::Illegal(_)) => {
+            Ok(Err(Refusal { code: Code::Internal, why: e.to_string() }))
+        }
+        Err(e) if e.code() == Code::DiskTooSmall => {
+            let why = format!("no room for the ledger: {e}");
+            Ok(Err(Refusal { code: Code::DiskTooSmall, why }))
+        }
+        Err(other) => Err(other),
+    }
+}
+
+/// Reads an order. Says in words what is wrong with it.
+fn read(wire: &v1::Order) -> Result<Order, String> {
+    let text = |e: &dyn std::fmt::Display| e.to_string();
+    let document = wire.document.as_ref();
+    let plan = || document::read("plan", document).map(Box::new).map_err(|e| text(&e));
+    let canary = || document::read("canary order", document).map_err(|e| text(&e));
+    let kind = v1::OrderKind::try_from(wire.kind).map_err(|e| text(&e))?;
+    let task = match kind {
+        v1::OrderKind::Stage => Task::Stage { plan: plan()? },
+        v1::OrderKind::Run => Task::Run { plan: plan()? },
+        v1::OrderKind::Retry => Task::Retry,
+        v1::OrderKind::Undo => Task::Undo,
+        v1::OrderKind::Abort => Task::Abort,
+        v1::OrderKind::Close => Task::Close,
+        v1::OrderKind::CanaryStart => Task::CanaryStart { canary: canary()? },
+        v1::OrderKind::CanaryStop => Task::CanaryStop { canary: canary()? },
+        v1::OrderKind::CanaryCheck => Task::CanaryCheck { canary: canary()? },
+        v1::OrderKind::PayDebt => {
+            return Err("this host agent has no cluster-wide debts to pay".to_owned());
+        }
+        v1::OrderKind::Unspecified => return Err("the order has no kind".to_owned()),
+    };
+    Ok(Order {
+        authority: authority(wire.authority.as_ref()),
+        cluster: wire.cluster.parse().map_err(|e| text(&e))?,
+        number: OrderNumber(wire.number),
+        token: Token(wire.token),
+        rollout: wire.rollout.parse().map_err(|e| text(&e))?,
+        task,
+    })
+}
+
+fn bad_request(why: String) -> Refusal {
+    Refusal { code: Code::BadRequest, why }
+}
+
+fn is_amnesic() -> Refusal {
+    let why = "this host agent's ledger is older than it was: an operator must readmit the host";
+    Refusal { code: Code::AgentAmnesic, why: why.to_owned() }
+}
+
+fn code_and_why(refusal: Option<&Refusal>) -> (String, String) {
+    refusal.map_or_else(Default::default, |r| (r.code.to_string(), r.why.clone()))
+}
