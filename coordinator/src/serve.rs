@@ -84,6 +84,7 @@ impl Running {
             address: config.advertise.clone(),
             tls: config.tls.clone(),
             timing: config.raft,
+            form: true,
         };
         let store = Replicated::open(&config.state_dir, &options).await?;
         let listener = match TcpListener::bind(config.listen).await {

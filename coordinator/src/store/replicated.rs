@@ -44,6 +44,8 @@ pub struct Options {
     pub tls: grayfin_proto::tls::Files,
     /// Timing.
     pub timing: crate::config::Raft,
+    /// An empty folder becomes a group of one. Otherwise it waits until a group takes it in.
+    pub form: bool,
 }
 
 /// The store of one coordinator. Clones are handles to the same one.
@@ -76,7 +78,7 @@ impl Replicated {
         Ok((log, machine, file.instance().to_owned()))
     }
 
-    /// Opens the store and starts the engine. An empty folder becomes a group of one.
+    /// Opens the store and starts the engine.
     pub async fn open(dir: &Path, options: &Options) -> Result<Self, Error> {
         let (log, machine, instance) = Self::open_files(dir)?;
         let network = Network::new(options.tls.clone(), instance.clone());
@@ -85,7 +87,7 @@ impl Replicated {
         let raft = Raft::new(options.id, Arc::new(config), network, log, machine.clone())
             .await
             .map_err(|e| engine(&e))?;
-        if !raft.is_initialized().await.map_err(|e| engine(&e))? {
+        if options.form && !raft.is_initialized().await.map_err(|e| engine(&e))? {
             let own = NodeInfo { address: options.address.clone(), instance: instance.clone() };
             raft.initialize(BTreeMap::from([(options.id, own)])).await.map_err(|e| engine(&e))?;
             tracing::info!(coordinator = options.id, "formed a group of one");

@@ -8,7 +8,10 @@ use std::{
 
 use grayfin_coordinator::{
     config,
-    store::{Replicated, replicated},
+    store::{
+        Replicated, replicated,
+        types::{NodeInfo, Raft},
+    },
 };
 use grayfin_coordinator_core::{
     Cmd,
@@ -22,6 +25,7 @@ use grayfin_types::{
         UpgradeMode,
     },
 };
+use openraft::RaftMetrics;
 
 /// No condition that a test waits for takes longer, unless it never comes.
 pub const DEADLINE: Duration = Duration::from_secs(20);
@@ -84,6 +88,7 @@ impl Pki {
             address: "127.0.0.1:1".to_owned(),
             tls: self.files(&Identity::Coordinator(1)),
             timing: config::Raft { heartbeat_ms: 50, election_min_ms: 150, election_max_ms: 300 },
+            form: true,
         };
         Replicated::open(dir, &options).await.unwrap()
     }
@@ -112,7 +117,7 @@ pub fn enrol(host: &str) -> Cmd {
 pub fn start(request_id: &str) -> Cmd {
     Cmd::Start(Box::new(Start {
         request_id: request_id.to_owned(),
-        rollout: RolloutId::new(format!("r-{request_id}")).unwrap(),
+        rollout: rollout_id(request_id),
         plan: plan(&["db1", "db2", "db3"]),
         findings: Vec::new(),
         by: "ann".to_owned(),
@@ -167,4 +172,26 @@ pub fn plan(hosts: &[&str]) -> Plan {
         pause_after: PauseAfter::Never,
         point_of_no_return: "start".to_owned(),
     }
+}
+
+/// Returns the id of the rollout that [`start`] starts.
+pub fn rollout_id(request_id: &str) -> RolloutId {
+    RolloutId::new(format!("r-{request_id}")).unwrap()
+}
+
+/// An operator's act that every unfinished rollout takes.
+pub const fn pause() -> Action {
+    Action::Pause
+}
+
+/// Makes a snapshot and drops the log that it replaces.
+pub async fn purge_everything(raft: &Raft) {
+    raft.trigger().snapshot().await.unwrap();
+    let upto = raft.metrics().borrow().last_applied.unwrap().index;
+    let wait = || raft.wait(Some(DEADLINE));
+    let made = |m: &RaftMetrics<u64, NodeInfo>| m.snapshot.is_some_and(|id| id.index >= upto);
+    wait().metrics(made, "snapshot").await.unwrap();
+    raft.trigger().purge_log(upto).await.unwrap();
+    let purged = |m: &RaftMetrics<u64, NodeInfo>| m.purged.is_some_and(|id| id.index >= upto);
+    wait().metrics(purged, "purge").await.unwrap();
 }

@@ -60,10 +60,14 @@ fn from_host(message: from_host::Message) -> FromHost {
 impl Fake {
     pub fn new(world: &Arc<World>, host: &HostId, pki: &Pki, address: &str) -> Arc<Self> {
         let identity = Identity::HostAgent { host: host.clone(), generation: Generation(1) };
+        Self::with(world, host, pki.files(&identity), address)
+    }
+
+    pub fn with(world: &Arc<World>, host: &HostId, files: tls::Files, address: &str) -> Arc<Self> {
         Arc::new(Self {
             host: host.clone(),
             world: Arc::clone(world),
-            files: pki.files(&identity),
+            files,
             address: address.to_owned(),
             disk: Mutex::default(),
         })

@@ -12,6 +12,8 @@
 mod common;
 mod coordinator;
 mod fake;
+mod group;
 mod rollout;
+mod services;
 mod store;
 mod world;

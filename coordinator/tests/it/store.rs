@@ -4,7 +4,7 @@ use std::{fmt::Debug, fs, ops::RangeBounds, path::Path};
 
 use grayfin_coordinator::store::{
     Error, FILE_NAME, LogStore, Machine, Replicated, Store,
-    types::{EngineError, Entry, LogId, Raft, TypeConfig},
+    types::{EngineError, Entry, LogId, TypeConfig},
 };
 use grayfin_coordinator_core::{Cmd, Response, cmd::Action};
 use grayfin_types::{Incarnation, RolloutId, Seq, Token, event::Body};
@@ -199,7 +199,7 @@ fn a_snapshot_and_a_purged_log_keep_everything() {
     let before = common::process(async {
         let store = pki.open_store(dir.path()).await;
         store.linearizable().await.unwrap();
-        purge_everything(store.raft()).await;
+        common::purge_everything(store.raft()).await;
         (store.state(), store.events_from(&rollout, Seq(1), usize::MAX).unwrap())
     });
     let after = common::process(async {
@@ -208,15 +208,6 @@ fn a_snapshot_and_a_purged_log_keep_everything() {
         (store.state(), store.events_from(&rollout, Seq(1), usize::MAX).unwrap())
     });
     assert_eq!(after, before);
-}
-
-async fn purge_everything(raft: &Raft) {
-    raft.trigger().snapshot().await.unwrap();
-    let upto = raft.metrics().borrow().last_applied.unwrap().index;
-    let wait = || raft.wait(Some(common::DEADLINE));
-    wait().metrics(|m| m.snapshot.is_some_and(|id| id.index >= upto), "snapshot").await.unwrap();
-    raft.trigger().purge_log(upto).await.unwrap();
-    wait().metrics(|m| m.purged.is_some_and(|id| id.index >= upto), "purge").await.unwrap();
 }
 
 /// Changes something in a store's file behind its back and returns what opening it says.
