@@ -53,6 +53,7 @@ pub(super) const FUNCTIONS: &[Entry] = &[
             Ok(Cell::Text(text.replace(from, to)))
         })
     }),
+    ("regexReplace", 3, 3, regex_replace),
     ("concat", 1, 2, concat),
     ("strcat", 2, 2, |args| Ok(Value::string(args.text(0)?.to_owned() + args.text(1)?))),
 ];
@@ -78,6 +79,20 @@ fn substr(args: &Args<'_>) -> Outcome {
     let from = args.count(1)?;
     let length = if args.given(2).is_some() { args.count(2)? } else { usize::MAX };
     map(args, |text| text.chars().skip(from).take(length).collect())
+}
+
+/// Replaces every match. The server's dialect is larger (it looks ahead and refers back); what this
+/// one does not have is an error and not another meaning.
+fn regex_replace(args: &Args<'_>) -> Outcome {
+    let (pattern, to) = (args.text(1)?, args.text(2)?);
+    let pattern = regex::RegexBuilder::new(pattern).size_limit(1 << 20).build();
+    let pattern = pattern.map_err(|error| error.to_string().replace('\n', " "))?;
+    args.map(Type::String, |ty, cell| {
+        let text = format::cell_text(ty, cell);
+        let added = pattern.find_iter(&text).count().saturating_mul(to.len());
+        args.bounded(text.len().saturating_add(added))?;
+        Ok(Cell::Text(pattern.replace_all(&text, regex::NoExpand(to)).into_owned()))
+    })
 }
 
 /// Joins a vector's texts, or two texts.
@@ -110,6 +125,17 @@ mod tests {
         assert_eq!(run("left", &[text("abc"), Value::int(2)]), Ok(text("ab")));
         assert_eq!(run("right", &[text("abc"), Value::int(2)]), Ok(text("bc")));
         assert_eq!(run("strReplace", &[text("abab"), text("b"), text("c")]), Ok(text("acac")));
+    }
+
+    #[test]
+    fn patterns_are_replaced() {
+        let replace = |source: &str, pattern: &str, to: &str| {
+            run("regexReplace", &[text(source), text(pattern), text(to)])
+        };
+        assert_eq!(replace("abc234 ff456", "[0-9]+", "zzz"), Ok(text("abczzz ffzzz")));
+        assert_eq!(replace("n1:1:0,n2:1:0", ":[^,]*", ""), Ok(text("n1,n2")));
+        assert_eq!(replace("n1:1:0:f,n2", "(:[^:,]*){1}(,|$)", ";"), Ok(text("n1:1:0;n2")));
+        assert!(replace("a", "(", "").is_err());
     }
 
     #[test]
