@@ -1,6 +1,7 @@
 //! The one loop that drives: look, decide, propose, send. Only the leader runs it.
 
 mod narrate;
+mod pace;
 mod windows;
 
 use std::{sync::Arc, time::Duration};
@@ -8,16 +9,20 @@ use std::{sync::Arc, time::Duration};
 use grayfin_coordinator_core::{Cmd, Decision, Response, View, decide, invariant::Violation};
 use grayfin_types::{Code, Incarnation, RolloutId, Term, gate::Reason};
 
-use self::narrate::Narrator;
+use self::{narrate::Narrator, pace::Pacer};
 use crate::{
     clock::monotonic_ms,
     server::status,
+    sessions::Tempo,
     shared::Shared,
     store::{Leadership, Refused},
 };
 
 /// Time alone changes something: facts get too old, limits are passed, answers are late.
 const TICK: Duration = Duration::from_millis(200);
+
+/// The tick while a rollout waits for something to be seen: looks are asked for on time.
+const SHORT_TICK: Duration = Duration::from_millis(20);
 
 /// Between two tries to confirm a lead.
 const CONFIRM_AGAIN: Duration = Duration::from_millis(200);
@@ -79,6 +84,7 @@ async fn rounds(shared: &Arc<Shared>, term: Term) {
     let mut seen = shared.sight.changes();
     let mut violations = shared.store.violations();
     let mut narrator = Narrator::new(&shared.store.state());
+    let mut pacer = Pacer::default();
     let mut broken = false;
     loop {
         changes.borrow_and_update();
@@ -89,13 +95,13 @@ async fn rounds(shared: &Arc<Shared>, term: Term) {
             halt_all(shared, &found).await;
         }
         narrator.tell(shared.store.as_ref());
-        let again = if broken { Ok(false) } else { round(shared).await };
-        match again {
-            Ok(true) => {}
-            Ok(false) => tokio::select! {
+        let next = if broken { Ok(Some(TICK)) } else { round(shared, &mut pacer).await };
+        match next {
+            Ok(None) => {}
+            Ok(Some(tick)) => tokio::select! {
                 _ = changes.changed() => {}
                 _ = seen.changed() => {}
-                () = tokio::time::sleep(TICK) => {}
+                () = tokio::time::sleep(tick) => {}
             },
             Err(Refused::NotLeader { .. }) => return,
             Err(refused @ (Refused::NoQuorum | Refused::Stopped(_))) => {
@@ -132,22 +138,26 @@ async fn take_over(shared: &Shared, term: Term) -> Result<(), Refused> {
     }
 }
 
-/// One round. Returns whether the next one should follow at once.
-async fn round(shared: &Shared) -> Result<bool, Refused> {
+/// One round. Returns when the next one should follow at the latest; none for at once.
+async fn round(shared: &Shared, pacer: &mut Pacer) -> Result<Option<Duration>, Refused> {
     let state = shared.store.state();
-    let Decision { commands, wanted, waiting } = shared.sight.update_silently(|view| {
+    let look_interval = shared.config.look_interval;
+    let (Decision { commands, wanted, waiting }, pace) = shared.sight.update_silently(|view| {
         let now = monotonic_ms();
         windows::set_local_times(view, &state);
         view.tick(&state, now);
-        decide(&state, view, now)
+        let mut decision = decide(&state, view, now);
+        let pace = pacer.pace(&state, view, &mut decision, now, look_interval);
+        (decision, pace)
     });
     if !waiting.is_empty() {
         tracing::trace!(?waiting, "waiting");
     }
-    shared.links.send_due(&wanted, &state, &shared.authority(), shared.config.look_interval);
+    let tick = if pace.is_empty() { TICK } else { SHORT_TICK };
+    shared.links.send_due(&wanted, &state, &shared.authority(), &Tempo { look_interval, pace });
     drop(state);
     if commands.is_empty() {
-        return Ok(false);
+        return Ok(Some(tick));
     }
     let responses = shared.store.propose_all(commands.clone()).await?;
     let mut progress = false;
@@ -169,7 +179,7 @@ async fn round(shared: &Shared) -> Result<bool, Refused> {
         // The same would be decided again at once; something has to change first.
         tokio::time::sleep(TICK).await;
     }
-    Ok(true)
+    Ok(None)
 }
 
 /// Stops every rollout: an invariant is broken, which is a fault of ours.

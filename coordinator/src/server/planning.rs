@@ -160,6 +160,10 @@ fn new_id(state: &State) -> RolloutId {
 
 /// Asks every host agent of the cluster for a deep look and waits until the answers are there.
 async fn look_closely(shared: &Shared, request: &PlanRequest) {
+    if !shared.store.state().clusters().contains(&request.cluster) {
+        // Nobody to ask; the core says so.
+        return;
+    }
     let asked_ms = monotonic_ms();
     let target = request.target.parse::<DdbVersion>().ok();
     let mut changes = shared.sight.changes();

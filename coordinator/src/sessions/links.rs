@@ -39,6 +39,32 @@ enum Key {
     Order(ClusterId, OrderNumber),
 }
 
+/// How often to look.
+#[derive(Debug, Clone, Default)]
+pub struct Tempo {
+    /// Where nothing urgent is waited for.
+    pub look_interval: Duration,
+    /// Where it is; never more often than a third of the time is spent looking.
+    pub pace: BTreeMap<ClusterId, Duration>,
+}
+
+/// Something that was sent.
+#[derive(Debug)]
+struct Sent {
+    at: Instant,
+    look: Option<Look>,
+    /// How long a look took.
+    took: Option<Duration>,
+}
+
+impl Sent {
+    /// Tells whether a look may be asked for again out of turn: this one was answered, and twice as
+    /// long as it took has passed since.
+    fn has_rested(&self, now: Instant, pace: Duration) -> bool {
+        self.took.is_some_and(|took| now.duration_since(self.at) >= pace.max(took * 3))
+    }
+}
+
 #[derive(Debug)]
 struct Link {
     /// Unique within this process; a session id is the host agent's word.
@@ -46,7 +72,7 @@ struct Link {
     out: Outgoing,
     /// Ends the session, with the reason for the host agent.
     end: oneshot::Sender<Status>,
-    sent: BTreeMap<Key, (Instant, Option<Look>)>,
+    sent: BTreeMap<Key, Sent>,
 }
 
 #[derive(Debug, Default)]
@@ -107,14 +133,20 @@ impl Links {
         self.lock().hurry.insert(cluster.clone());
     }
 
+    /// A host agent answered a look, at its own host or at the whole cluster.
+    pub(crate) fn looked(&self, host: &HostId, cluster: &ClusterId, whole_cluster: bool) {
+        let mut inner = self.lock();
+        let Some(link) = inner.links.get_mut(host) else { return };
+        if let Some(sent) = link.sent.get_mut(&Key::Look(cluster.clone()))
+            && sent.took.is_none()
+            && sent.look.as_ref().is_some_and(|look| look.whole_cluster == whole_cluster)
+        {
+            sent.took = Some(sent.at.elapsed());
+        }
+    }
+
     /// Sends what is wanted and due.
-    pub fn send_due(
-        &self,
-        wanted: &Wanted,
-        state: &State,
-        authority: &Authority,
-        look_interval: Duration,
-    ) {
+    pub fn send_due(&self, wanted: &Wanted, state: &State, authority: &Authority, tempo: &Tempo) {
         let now = Instant::now();
         let mut by_host = by_host(wanted);
         let mut inner = self.lock();
@@ -123,7 +155,7 @@ impl Links {
         for (host, link) in &mut inner.links {
             let wanted = by_host.remove(host).unwrap_or_default();
             let mut messages = Vec::new();
-            link.looks(&wanted.looks, now, look_interval, &hurry, &mut messages);
+            link.looks(&wanted.looks, now, tempo, &hurry, &mut messages);
             let own = state.hosts.get(host).map(|enrolment| &enrolment.clusters);
             let others = own.into_iter().flatten().filter(|cluster| {
                 hurry.contains(*cluster) && wanted.looks.iter().all(|l| &l.cluster != *cluster)
@@ -197,18 +229,21 @@ impl Link {
         &mut self,
         looks: &[&Look],
         now: Instant,
-        interval: Duration,
+        tempo: &Tempo,
         hurry: &BTreeSet<ClusterId>,
         out: &mut Vec<Message>,
     ) {
         let mut kept = BTreeSet::new();
         for look in looks {
             let key = Key::Look(look.cluster.clone());
-            let due = self.sent.get(&key).is_none_or(|(at, before)| {
-                now.duration_since(*at) >= interval || before.as_ref() != Some(*look)
+            let due = self.sent.get(&key).is_none_or(|sent| {
+                now.duration_since(sent.at) >= tempo.look_interval
+                    || sent.look.as_ref() != Some(*look)
+                    || tempo.pace.get(&look.cluster).is_some_and(|p| sent.has_rested(now, *p))
             });
             if due || hurry.contains(&look.cluster) {
-                self.sent.insert(key.clone(), (now, Some((*look).clone())));
+                let sent = Sent { at: now, look: Some((*look).clone()), took: None };
+                self.sent.insert(key.clone(), sent);
                 out.push(outgoing::observe(look));
             }
             kept.insert(key);
@@ -276,9 +311,9 @@ impl Link {
     }
 
     fn due(&mut self, key: &Key, now: Instant, after: Duration) -> bool {
-        let due = self.sent.get(key).is_none_or(|(at, _)| now.duration_since(*at) >= after);
+        let due = self.sent.get(key).is_none_or(|sent| now.duration_since(sent.at) >= after);
         if due {
-            self.sent.insert(key.clone(), (now, None));
+            self.sent.insert(key.clone(), Sent { at: now, look: None, took: None });
         }
         due
     }

@@ -9,4 +9,4 @@ mod packages;
 mod session;
 
 pub use link::HostAgentLinkService;
-pub use links::Links;
+pub use links::{Links, Tempo};

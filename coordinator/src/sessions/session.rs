@@ -216,12 +216,14 @@ impl Session {
         Ok(match message {
             from_host::Message::HostFacts(facts) => {
                 let facts = self.peer.host_facts(&facts)?;
+                shared.links.looked(&facts.host, &facts.cluster, false);
                 let state = shared.store.state();
                 shared.sight.update(|view| view.host_facts(&state, facts, monotonic_ms()));
                 None
             }
             from_host::Message::ClusterFacts(facts) => {
                 let facts = self.peer.cluster_facts(&facts)?;
+                shared.links.looked(&facts.seen_from, &facts.cluster, true);
                 let state = shared.store.state();
                 shared.sight.update(|view| view.cluster_facts(&state, facts, monotonic_ms()));
                 None

@@ -132,6 +132,13 @@ impl File {
         done
     }
 
+    /// Moves everything from the WAL into the file proper.
+    pub(crate) fn checkpoint(&self) -> Result<(), Error> {
+        guard(&self.writer)
+            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+            .map_err(|e| sql_at(&self.path, e))
+    }
+
     /// Reads from a connection of its own, which never waits for a writer.
     pub(crate) fn read<T>(
         &self,

@@ -156,10 +156,10 @@ impl Machine {
     /// when the next start is a newer build.
     pub(crate) fn flush(&self) -> Result<(), Error> {
         let mut live = self.change();
-        if live.stored == live.applied {
-            return Ok(());
+        if live.stored != live.applied {
+            self.file.write(Durability::Full, |c| self.store_state(c, &mut live))?;
         }
-        self.file.write(Durability::Full, |c| self.store_state(c, &mut live))
+        self.file.checkpoint()
     }
 
     /// Proves every event's place in its rollout's chain and every sealed value's checksum.

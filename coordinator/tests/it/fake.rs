@@ -25,9 +25,6 @@ use crate::{
     world::{World, alias, ledger},
 };
 
-/// How often a played host agent looks at its own host.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
-
 /// A played host agent: what it would keep on disk.
 #[derive(Debug)]
 pub struct Fake {
@@ -132,7 +129,8 @@ impl Fake {
         let goes: Arc<Mutex<BTreeMap<u64, bool>>> = Arc::default();
         let mut work = tokio::task::JoinSet::new();
         self.go_on(&mut work, &out, &goes).await;
-        let mut looks = tokio::time::interval(LOOK_EVERY);
+        let every = Duration::from_millis(welcome.look_interval_ms.into());
+        let mut looks = tokio::time::interval(every);
         loop {
             let message = tokio::select! {
                 _ = looks.tick() => {

@@ -4,7 +4,7 @@
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
-    clippy::get_unwrap,
+    clippy::wildcard_enum_match_arm,
     unreachable_pub,
     reason = "tests fail by panicking, and this binary has no public items"
 )]
@@ -14,6 +14,7 @@ mod coordinator;
 mod fake;
 mod group;
 mod rollout;
+mod serve;
 mod services;
 mod store;
 mod world;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use grayfin_coordinator::serve::Running;
+use grayfin_coordinator::{config::Config, serve::Running};
 use grayfin_proto::v1::{Empty, RolloutName, WatchRequest};
 use grayfin_types::{
     event::{Body, Event},
@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 
 use crate::{
     common::{self, DEADLINE, Pki},
-    coordinator::{fakes, free_port, operator, plan_request, play, read, start, wish},
+    coordinator::{configuration, fakes, free_port, operator, plan_request, play, read, wish},
     fake::Fake,
     world::{NEW, World},
 };
@@ -72,7 +72,11 @@ impl Lab {
     }
 
     async fn up(&self) -> (Running, JoinSet<()>) {
-        let running = start(&self.pki, self.dir.path(), self.port).await;
+        self.up_with(configuration(&self.pki, self.dir.path(), self.port)).await
+    }
+
+    async fn up_with(&self, config: Config) -> (Running, JoinSet<()>) {
+        let running = Running::start(config).await.unwrap();
         let fakes = play(&self.fakes);
         let mut client = operator(&self.pki, self.port);
         let end = tokio::time::Instant::now() + DEADLINE;
@@ -203,4 +207,29 @@ fn a_coordinator_killed_at_any_moment_goes_on_where_it_was_and_watchers_miss_not
     grayfin_coordinator_core::event::verify(0, String::new(), &events, &hasher).unwrap();
     lab.check_upgraded();
     check_order(&events);
+}
+
+#[test]
+fn what_is_waited_for_is_looked_at_before_the_next_look_interval() {
+    let lab = Lab::new();
+    common::process(async {
+        let mut config = configuration(&lab.pki, lab.dir.path(), lab.port);
+        config.look_interval = std::time::Duration::from_secs(5);
+        config.policy.fact_age_max_ms = 15_000;
+        config.policy.soak_ms = 0;
+        config.policy.leader_settled_ms = 0;
+        let (_running, _fakes) = lab.up_with(config).await;
+        let rollout = lab.begin("wish").await;
+        let events = watch(&lab.pki, lab.port, &rollout, 1, |_| false).await.unwrap();
+        assert_eq!(is_final(&events), Some(RolloutState::Succeeded));
+        lab.check_upgraded();
+        let at = |find: fn(&Body) -> bool| {
+            events.iter().filter(|e| find(&e.body)).map(|e| e.at_ms).collect::<Vec<_>>()
+        };
+        let granted = at(|b| matches!(b, Body::TokenAllotted { .. }));
+        let released = at(|b| matches!(b, Body::Released { .. }));
+        let took: Vec<u64> = granted.iter().zip(&released).map(|(a, b)| b - a).collect();
+        // About 40 ms each; with regular looks only it would be seconds.
+        assert!(took.iter().sum::<u64>() < 2_500, "{took:?}");
+    });
 }

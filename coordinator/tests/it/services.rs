@@ -343,3 +343,19 @@ fn enrol() -> Enrol {
     let Cmd::Enrol(enrol) = common::enrol("db1") else { panic!("an enrolment") };
     enrol
 }
+
+#[test]
+fn a_store_that_fails_ends_the_coordinator() {
+    let setup = Setup::new();
+    common::process(async {
+        let mut running = setup.up().await;
+        let file = setup.dir.path().join(grayfin_coordinator::store::FILE_NAME);
+        let raw = rusqlite::Connection::open(file).unwrap();
+        raw.busy_timeout(DEADLINE).unwrap();
+        raw.execute("DROP TABLE log", []).unwrap();
+        let refused = running.shared().store.propose(common::enrol("db1")).await.unwrap_err();
+        assert!(matches!(refused, grayfin_coordinator::store::Refused::Stopped(_)), "{refused}");
+        let end = tokio::time::timeout(DEADLINE, running.failed()).await.unwrap();
+        assert!(matches!(end, grayfin_coordinator::serve::Error::Fatal(_)), "{end}");
+    });
+}
