@@ -2,6 +2,7 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
+use grayfin_proto::tls;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -31,7 +32,7 @@ pub enum Error {
     Store(#[from] store::Error),
     /// TLS cannot be set up.
     #[error("set up TLS")]
-    Tls(#[from] grayfin_proto::tls::Error),
+    Tls(#[from] tls::Error),
     /// The address cannot be bound.
     #[error("listen on `{address}`")]
     Listen {
@@ -66,6 +67,7 @@ pub struct Running {
     address: std::net::SocketAddr,
     driver: JoinHandle<()>,
     server: JoinHandle<Result<(), tonic::transport::Error>>,
+    tls: tls::Server,
 }
 
 impl Running {
@@ -109,8 +111,8 @@ impl Running {
         let shared = Shared::new(config, Arc::new(store.clone()));
         let driver = tokio::spawn(driver::run(Arc::clone(&shared)));
         let group = GroupService::new(store.raft().clone(), store.instance().to_owned());
-        let server = tokio::spawn(server::run(Arc::clone(&shared), group, tls, listener));
-        Ok(Self { shared, store, address, driver, server })
+        let server = tokio::spawn(server::run(Arc::clone(&shared), group, tls.clone(), listener));
+        Ok(Self { shared, store, address, driver, server, tls })
     }
 
     /// Returns the address that it is bound to.
@@ -121,6 +123,14 @@ impl Running {
     /// Returns what its parts share.
     pub const fn shared(&self) -> &Arc<Shared> {
         &self.shared
+    }
+
+    /// Reads certificate and key again; open streams go on with the old ones.
+    pub fn reload_tls(&self) {
+        match self.tls.reload() {
+            Ok(()) => tracing::info!("certificate and key were read again"),
+            Err(error) => tracing::error!(%error, "the old certificate stays in use"),
+        }
     }
 
     /// Waits until it cannot go on by itself.
@@ -155,17 +165,21 @@ impl Running {
     }
 }
 
-/// Runs a coordinator until SIGTERM or SIGINT.
+/// Runs a coordinator until SIGTERM or SIGINT. SIGHUP makes it read its certificate again.
 pub async fn run(config_file: &Path) -> Result<(), Error> {
     let system = |what: &'static str| move |source| Error::System { what, source };
     let mut terminate = signal(SignalKind::terminate()).map_err(system("wait for SIGTERM"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(system("wait for SIGINT"))?;
+    let mut hang_up = signal(SignalKind::hangup()).map_err(system("wait for SIGHUP"))?;
     let config = Config::read(config_file)?;
     let mut running = Running::start(config).await?;
-    let failed = tokio::select! {
-        _ = terminate.recv() => None,
-        _ = interrupt.recv() => None,
-        error = running.failed() => Some(error),
+    let failed = loop {
+        tokio::select! {
+            _ = terminate.recv() => break None,
+            _ = interrupt.recv() => break None,
+            error = running.failed() => break Some(error),
+            _ = hang_up.recv() => running.reload_tls(),
+        }
     };
     match failed {
         None => {

@@ -57,11 +57,9 @@ impl Shared {
     /// Returns what orders and promise requests carry (S2).
     pub fn authority(&self) -> Authority {
         let state = self.store.state();
-        Authority {
-            group: state.group.clone(),
-            incarnation: state.incarnation.0,
-            term: self.leadership().term.0,
-        }
+        // Not the newest term that was heard of: that may be another coordinator's already.
+        let term = (*self.driving.borrow()).unwrap_or_else(|| self.leadership().term);
+        Authority { group: state.group.clone(), incarnation: state.incarnation.0, term: term.0 }
     }
 
     /// Tells everybody to end.

@@ -4,7 +4,10 @@ mod narrate;
 mod pace;
 mod windows;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use grayfin_coordinator_core::{Cmd, Decision, Response, View, decide, invariant::Violation};
 use grayfin_types::{Code, Incarnation, RolloutId, Term, gate::Reason};
@@ -23,6 +26,9 @@ const TICK: Duration = Duration::from_millis(200);
 
 /// The tick while a rollout waits for something to be seen: looks are asked for on time.
 const SHORT_TICK: Duration = Duration::from_millis(20);
+
+/// The longest rest between two rounds; a round of a small group takes far less than 1 ms.
+const REST_MAX: Duration = Duration::from_millis(100);
 
 /// Between two tries to confirm a lead.
 const CONFIRM_AGAIN: Duration = Duration::from_millis(200);
@@ -60,6 +66,8 @@ pub async fn run(shared: Arc<Shared>) {
             return;
         }
         tracing::warn!(term = %lead.term, "this coordinator does not lead any more");
+        // The engine may say for a moment longer that it leads.
+        tokio::time::sleep(CONFIRM_AGAIN).await;
     }
 }
 
@@ -95,14 +103,19 @@ async fn rounds(shared: &Arc<Shared>, term: Term) {
             halt_all(shared, &found).await;
         }
         narrator.tell(shared.store.as_ref());
+        let begun = Instant::now();
         let next = if broken { Ok(Some(TICK)) } else { round(shared, &mut pacer).await };
         match next {
             Ok(None) => {}
-            Ok(Some(tick)) => tokio::select! {
-                _ = changes.changed() => {}
-                _ = seen.changed() => {}
-                () = tokio::time::sleep(tick) => {}
-            },
+            Ok(Some(tick)) => {
+                // Facts of thousands of hosts arrive all the time: half of the time is for others.
+                tokio::time::sleep(begun.elapsed().min(REST_MAX)).await;
+                tokio::select! {
+                    _ = changes.changed() => {}
+                    _ = seen.changed() => {}
+                    () = tokio::time::sleep(tick) => {}
+                }
+            }
             Err(Refused::NotLeader { .. }) => return,
             Err(refused @ (Refused::NoQuorum | Refused::Stopped(_))) => {
                 tracing::warn!(%refused, "a decision could not be committed");

@@ -199,7 +199,9 @@ fn seen_closely(
                 p.intact.known().is_some_and(|intact| !intact)
                     || (p.sha256.known().is_some() && p.unpacked_bytes.known().is_some())
             };
-            seen.at_ms > asked_ms && packages.into_iter().all(read)
+            // The installation itself is always part of a backup: none was weighed yet.
+            let weighed = !seen.value.backup.is_empty();
+            seen.at_ms > asked_ms && weighed && packages.into_iter().all(read)
         })
     });
     let observed = view.clusters.get(cluster).is_some_and(|c| {

@@ -1,6 +1,6 @@
 //! What a host agent says for good, committed in the order in which it was said.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use grayfin_coordinator_core::{
     Cmd, Response,
@@ -19,6 +19,13 @@ use crate::{clock::monotonic_ms, server::status, shared::Shared, store::Refused}
 
 /// The most items taken at once; their commands become one log entry.
 const BATCH_MAX: usize = 256;
+
+/// A request for a go waits so long for facts that are missing (after a failover, in an election):
+/// less than the 10 s after which the host agent asks again.
+const GO_WAITS_MAX: Duration = Duration::from_secs(8);
+
+/// Between two looks at whether they are there.
+const GO_AGAIN: Duration = Duration::from_millis(100);
 
 /// Something that a host agent said.
 #[derive(Debug)]
@@ -103,7 +110,9 @@ impl Committer {
     /// Confirms the lead, decides, commits the decision, and only then answers (Commitment).
     async fn answer_go(&self, ask: go::Ask) {
         let (allowed, reasons) = match self.judge(&ask).await {
-            Ok(judged) => judged,
+            Ok(Some(judged)) => judged,
+            // What is missing was not seen in time: no answer, the host agent asks again.
+            Ok(None) => return,
             Err(refused) => (false, vec![no_go(&ask, &refused)]),
         };
         tracing::info!(
@@ -126,22 +135,35 @@ impl Committer {
         self.send(to_host(to_host::Message::Go(answer))).await;
     }
 
-    async fn judge(&self, ask: &go::Ask) -> Result<(bool, Vec<Reason>), Refused> {
+    /// Judges, and commits the judgement. None when facts were missing all the time.
+    async fn judge(&self, ask: &go::Ask) -> Result<Option<(bool, Vec<Reason>)>, Refused> {
         let store = &self.shared.store;
-        store.linearizable().await?;
-        let state = store.state();
-        let answer = self.shared.sight.read(|view| go(&state, view, ask, monotonic_ms()));
-        drop(state);
-        let Some(record) = answer.record else {
-            // Without a hold there is nothing to record, and nothing to allow either.
-            return Ok((false, answer.reasons));
-        };
-        let recorded = store.propose(record).await?;
-        if let Response::Go { allowed, reasons } = recorded {
-            return Ok((allowed, reasons));
+        let waits_since = tokio::time::Instant::now();
+        loop {
+            store.linearizable().await?;
+            let state = store.state();
+            let answer = self.shared.sight.read(|view| go(&state, view, ask, monotonic_ms()));
+            drop(state);
+            if answer.wait {
+                if waits_since.elapsed() > GO_WAITS_MAX {
+                    tracing::info!(host = %ask.host, reasons = ?answer.reasons, "go waits");
+                    return Ok(None);
+                }
+                self.shared.links.hurry(&ask.cluster);
+                tokio::time::sleep(GO_AGAIN).await;
+                continue;
+            }
+            let Some(record) = answer.record else {
+                // Without a hold there is nothing to record, and nothing to allow either.
+                return Ok(Some((false, answer.reasons)));
+            };
+            let recorded = store.propose(record).await?;
+            if let Response::Go { allowed, reasons } = recorded {
+                return Ok(Some((allowed, reasons)));
+            }
+            tracing::warn!(host = %ask.host, ?recorded, "a go was not recorded");
+            return Ok(Some((false, answer.reasons)));
         }
-        tracing::warn!(host = %ask.host, ?recorded, "a go was not recorded");
-        Ok((false, answer.reasons))
     }
 
     async fn send(&self, message: v1::ToHost) {

@@ -6,12 +6,14 @@ use std::{
     process::{Child, Command, ExitStatus, Stdio},
 };
 
+use grayfin_coordinator::config::{self, Config};
 use grayfin_proto::{
     identity::Identity,
     v1::{Empty, WatchRequest},
 };
 use grayfin_types::{
     event::{Body, Event},
+    plan::Policy,
     status::{RolloutState, RolloutStatus},
 };
 
@@ -196,4 +198,23 @@ fn a_bad_configuration_or_a_damaged_store_ends_it_with_a_reason() {
         assert!(!status.success());
         assert!(process.text().contains("GF0707"), "{}", process.text());
     });
+}
+
+#[test]
+fn the_shipped_configuration_lists_every_key_with_its_default() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/config/coordinator.toml");
+    let shipped = Config::read(&file).unwrap();
+    assert_eq!(shipped.policy, Policy::default());
+    assert_eq!(shipped.raft, config::Raft::default());
+    assert_eq!(shipped.look_interval, std::time::Duration::from_secs(5));
+    let text = fs::read_to_string(&file).unwrap();
+    let listed: toml::Table = text.parse().unwrap();
+    let keys = |value: &toml::Value| {
+        value.as_table().unwrap().keys().cloned().collect::<std::collections::BTreeSet<_>>()
+    };
+    let all = toml::Value::try_from(Policy::default()).unwrap();
+    assert_eq!(keys(&listed["policy"]), keys(&all));
+    for key in ["package_dir", "advertise", "[cluster.trade.policy]"] {
+        assert!(text.contains(key), "{key}");
+    }
 }

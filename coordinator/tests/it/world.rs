@@ -9,8 +9,9 @@ use std::{
 use grayfin_types::{
     DdbVersion, HostId, LedgerId, NodeAlias, Token,
     facts::{
-        AgentStanding, ChunkFacts, ClusterFacts, ClusterNode, HostFacts, LicenceFacts, NodeFacts,
-        NodeRole, NodeSpec, PackageFacts, Placement, Probe, ProcessIdentity, ProcessState,
+        AgentStanding, BackupClass, BackupPart, ChunkFacts, ClusterFacts, ClusterNode, HostFacts,
+        LicenceFacts, NodeFacts, NodeRole, NodeSpec, PackageFacts, Placement, Probe,
+        ProcessIdentity, ProcessState,
     },
 };
 
@@ -119,7 +120,13 @@ impl World {
             nodes_digest: Probe::Known("digest".to_owned()),
             volumes: volumes(),
             packages: vec![package()],
-            backup: Vec::new(),
+            backup: vec![BackupPart {
+                node: String::new(),
+                class: BackupClass::Must,
+                what: "the installation".to_owned(),
+                path: "/ddb/server".to_owned(),
+                bytes: Probe::Known(Some(1_000)),
+            }],
             licence: Probe::Known(LicenceFacts {
                 expires: Probe::Known("2099.01.01".to_owned()),
                 days_left: Probe::Known(9_999),
