@@ -35,6 +35,9 @@ pub struct Answer {
     pub allowed: bool,
     /// Why not.
     pub reasons: Vec<Reason>,
+    /// Nothing stands against it but that something is not known right now: judge again when more
+    /// is seen, and answer nothing meanwhile. The host agent asks again by itself.
+    pub wait: bool,
     /// What to commit before the answer is sent: the answer to send is then the command's own
     /// [`crate::Response::Go`]. None where there is no such hold: send the refusal as it is.
     pub record: Option<Cmd>,
@@ -48,7 +51,7 @@ pub fn go(state: &State, view: &View, ask: &Ask, now_ms: u64) -> Answer {
     let rollout = held.and_then(|held| state.rollouts.get(&held.rollout));
     let (Some(held), Some(rollout)) = (held, rollout) else {
         let why = no_go(ask, "no hold with this token is in force on this host");
-        return Answer { allowed: false, reasons: vec![why], record: None };
+        return Answer { allowed: false, reasons: vec![why], wait: false, record: None };
     };
     let reasons = judge(state, view, held, rollout, ask, now_ms);
     let record = Cmd::Go(GoDecided {
@@ -60,7 +63,16 @@ pub fn go(state: &State, view: &View, ask: &Ask, now_ms: u64) -> Answer {
         allowed: reasons.is_empty(),
         reasons: reasons.clone(),
     });
-    Answer { allowed: reasons.is_empty(), reasons, record: Some(record) }
+    // After a failover, in an election, or when the observer changes, facts are missing for seconds;
+    // a denial would make the host agent undo what it has stopped.
+    let passing = |reason: &Reason| {
+        matches!(
+            reason.code,
+            Code::FactUnknown | Code::FactStale | Code::LeaderUnclear | Code::AgentMissing
+        )
+    };
+    let wait = !reasons.is_empty() && reasons.iter().all(passing);
+    Answer { allowed: reasons.is_empty(), reasons, wait, record: Some(record) }
 }
 
 fn judge(

@@ -25,7 +25,7 @@ const BATCH_MAX: usize = 256;
 const GO_WAITS_MAX: Duration = Duration::from_secs(8);
 
 /// Between two looks at whether they are there.
-const GO_AGAIN: Duration = Duration::from_millis(100);
+const GO_AGAIN: Duration = Duration::from_millis(250);
 
 /// Something that a host agent said.
 #[derive(Debug)]

@@ -8,8 +8,6 @@ mod input;
 mod package;
 mod parties;
 mod terms;
-#[cfg(test)]
-mod tests;
 mod whole;
 
 use grayfin_types::{
