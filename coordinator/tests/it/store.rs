@@ -309,24 +309,28 @@ fn measure_propose_latency() {
 
 async fn measure(pki: &Pki, dir: &Path, rollout: &RolloutId) {
     let store = pki.open_store(dir).await;
-    let mut took = Vec::new();
-    for n in 0..1_000_u64 {
-        let action = if n % 2 == 0 { Action::Pause } else { Action::Resume };
-        let begun = std::time::Instant::now();
-        store.propose(control(&format!("m-{n}"), rollout, action)).await.unwrap();
-        took.push(begun.elapsed());
-    }
-    took.sort();
-    let mut confirmed = Vec::new();
-    for _ in 0..1_000 {
-        let begun = std::time::Instant::now();
-        store.linearizable().await.unwrap();
-        confirmed.push(begun.elapsed());
-    }
-    confirmed.sort();
-    #[expect(clippy::print_stderr, reason = "a measurement is for a person")]
-    {
-        eprintln!("propose p50 {:?} p99 {:?}", took[500], took[990]);
-        eprintln!("linearizable read p50 {:?} p99 {:?}", confirmed[500], confirmed[990]);
+    for (hosts, round) in [(3, "a"), (1_000, "b")] {
+        let enrolments = (3..hosts).map(|n| enrol(&format!("db{}", n + 1))).collect();
+        store.propose_all(enrolments).await.unwrap();
+        let mut proposed = Vec::new();
+        let mut confirmed = Vec::new();
+        for n in 0..1_000_u64 {
+            let action = if n % 2 == 0 { Action::Pause } else { Action::Resume };
+            let begun = std::time::Instant::now();
+            store.propose(control(&format!("{round}-{n}"), rollout, action)).await.unwrap();
+            proposed.push(begun.elapsed());
+            let begun = std::time::Instant::now();
+            store.linearizable().await.unwrap();
+            confirmed.push(begun.elapsed());
+        }
+        proposed.sort();
+        confirmed.sort();
+        let bytes = serde_json::to_vec(&*store.state()).unwrap().len();
+        #[expect(clippy::print_stderr, reason = "a measurement is for a person")]
+        {
+            eprintln!("{hosts} hosts, state of {bytes} bytes:");
+            eprintln!("  propose p50 {:?} p99 {:?}", proposed[500], proposed[990]);
+            eprintln!("  linearizable read p50 {:?} p99 {:?}", confirmed[500], confirmed[990]);
+        }
     }
 }
