@@ -7,6 +7,7 @@
 //! - [`ddb`] is our client of DolphinDB's API protocol.
 //! - [`ledger`] is the durable memory.
 //! - [`link`] talks to the coordinators.
+//! - [`probe`] looks at the host and the cluster.
 //! - [`runner`] carries out what the core decides.
 //! - [`serve`] puts everything together.
 //! - [`steps`] says what a step is given and must promise.
@@ -21,6 +22,7 @@ pub mod files;
 pub mod ledger;
 pub mod link;
 pub mod packages;
+pub mod probe;
 pub mod process;
 pub mod runner;
 pub mod serve;
