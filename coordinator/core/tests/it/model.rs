@@ -176,7 +176,8 @@ impl Model {
                     replica_count,
                 });
             }
-            let entry = groups.entry((state, on)).or_insert((0, chunk.path.clone(), replica_count));
+            let entry =
+                groups.entry((state, on)).or_insert_with(|| (0, chunk.path.clone(), replica_count));
             entry.0 += 1;
         }
         let placements = groups
