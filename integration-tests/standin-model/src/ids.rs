@@ -71,7 +71,7 @@ impl TryFrom<String> for ChunkId {
     }
 }
 
-/// A transaction's identity, drawn at random by the node that coordinates it.
+/// A transaction's identity, drawn at random where it is coordinated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Tid(pub u64);
 

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::controller::NodeStatus;
 use crate::ids::{Alias, ChunkId, NodeRole, Tid};
 use crate::meta::{
     ChunkCommit, ChunkPlace, ClusterConfig, Command, Database, Refused, Table, Users,
@@ -38,11 +39,18 @@ pub enum Ask {
         /// The transaction.
         tid: Tid,
     },
+    /// How did it end?
+    Outcome {
+        /// The transaction.
+        tid: Tid,
+    },
     /// This node does not answer me.
     Unreachable {
         /// The silent one.
         alias: Alias,
     },
+    /// All nodes and how they are.
+    Nodes,
     /// All databases.
     Databases,
     /// One database and its tables' names.
@@ -290,6 +298,8 @@ pub struct Start {
     pub role: NodeRole,
     /// `cluster.cfg`, line by line.
     pub cluster_lines: Vec<String>,
+    /// What data and compute nodes use of the controller's own configuration.
+    pub settings: Vec<(String, String)>,
 }
 
 /// The answer to an [`Ask`] or an [`Order`].
@@ -329,6 +339,10 @@ pub enum Answer {
     },
     /// To [`Ask::Commit`]: the transaction is rolled back.
     RolledBack,
+    /// To [`Ask::Nodes`].
+    Nodes(Vec<NodeStatus>),
+    /// To [`Ask::Outcome`]: was it committed?
+    Outcome(bool),
     /// To [`Ask::Databases`].
     Databases(Vec<Database>),
     /// To [`Ask::Database`].

@@ -57,6 +57,7 @@ impl Controller {
 
     pub(super) fn look_up(&self, now: Millis, ask: &Ask) -> Answer {
         match ask {
+            Ask::Nodes => Answer::Nodes(self.node_statuses(now)),
             Ask::Databases => Answer::Databases(self.meta.databases.values().cloned().collect()),
             Ask::Database { path } => {
                 let found = self.meta.databases.get(path).map(|database| {
@@ -65,13 +66,14 @@ impl Controller {
                 });
                 Answer::Database(found)
             }
-            Ask::Table { db, name } => Answer::Table(self.table_view(now, db, name).map(Box::new)),
+            Ask::Table { db, name } => Answer::Table(self.table_view(db, name).map(Box::new)),
             Ask::Heartbeat(_)
             | Ask::Report(_)
             | Ask::Goodbye { .. }
             | Ask::Begin(_)
             | Ask::Commit { .. }
             | Ask::Abort { .. }
+            | Ask::Outcome { .. }
             | Ask::Unreachable { .. }
             | Ask::Change(_)
             | Ask::Recovered { .. }
@@ -80,7 +82,7 @@ impl Controller {
         }
     }
 
-    fn table_view(&self, _now: Millis, db: &str, name: &str) -> Option<TableView> {
+    fn table_view(&self, db: &str, name: &str) -> Option<TableView> {
         let table = self.meta.table(db, name)?;
         let chunks = table.chunks.values().filter_map(|id| self.meta.chunks.get(id));
         Some(TableView {

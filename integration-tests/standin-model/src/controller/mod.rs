@@ -46,8 +46,13 @@ pub struct Settings {
     pub restart_always: bool,
     /// Most recovery tasks at a time.
     pub recovery_max: usize,
-    /// The configuration files, for the very first start.
-    pub first_config: ClusterConfig,
+    /// The configuration files: for the very first start, or for every start without high
+    /// availability.
+    pub files: ClusterConfig,
+    /// Without high availability the files always count.
+    pub files_rule: bool,
+    /// What data and compute nodes use of this controller's own configuration.
+    pub worker_settings: Vec<(String, String)>,
     /// The administrator, for the very first start.
     pub first_user: (String, User),
     /// Seed of everything random.
@@ -280,6 +285,12 @@ impl Controller {
         self.is_leader(now) && self.leading.as_ref().is_some_and(|l| l.initialized)
     }
 
+    /// The restart interval that counts now.
+    #[must_use]
+    pub fn restart_ms(&self) -> Option<u64> {
+        self.settings.timing.restart_ms
+    }
+
     /// Writes the metadata as a whole, so that a restart need not replay the log.
     pub fn checkpoint(&mut self) -> Vec<Action> {
         self.raft.compact(self.meta.applied, self.meta.clone());
@@ -332,6 +343,10 @@ impl Controller {
                 self.on_goodbye(now, &alias, incarnation);
                 self.reply(request, Answer::Done);
             }
+            Ask::Outcome { tid } => {
+                let answer = self.outcome(tid);
+                self.reply(request, answer);
+            }
             Ask::Unreachable { alias } => {
                 self.node_is_gone(now, &alias);
                 self.reply(request, Answer::Done);
@@ -344,7 +359,7 @@ impl Controller {
                 self.abort(tid);
                 self.reply(request, Answer::Done);
             }
-            Ask::Databases | Ask::Database { .. } | Ask::Table { .. } => {
+            Ask::Nodes | Ask::Databases | Ask::Database { .. } | Ask::Table { .. } => {
                 let answer = self.look_up(now, &ask);
                 self.reply(request, answer);
             }
@@ -471,11 +486,14 @@ impl Controller {
         if leading.initialized || index < leading.first_index {
             return;
         }
-        if self.meta.config.nodes.is_empty() {
+        let fresh = self.meta.config.nodes.is_empty();
+        if fresh || (self.settings.files_rule && self.meta.config != self.settings.files) {
             if index == leading.first_index {
-                let (name, user) = self.settings.first_user.clone();
-                self.raft.propose(now, Command::SetUser { name, user });
-                self.raft.propose(now, Command::SetConfig(self.settings.first_config.clone()));
+                if fresh {
+                    let (name, user) = self.settings.first_user.clone();
+                    self.raft.propose(now, Command::SetUser { name, user });
+                }
+                self.raft.propose(now, Command::SetConfig(self.settings.files.clone()));
             }
             return;
         }

@@ -202,6 +202,7 @@ impl Controller {
             site: node.site.clone(),
             role: node.role,
             cluster_lines: self.meta.config.cluster_lines.clone(),
+            settings: self.settings.worker_settings.clone(),
         }));
         self.out.push(Action::Order { token, to: agent, order });
     }

@@ -162,6 +162,15 @@ impl Controller {
         }
     }
 
+    /// How a transaction ended, once it has.
+    pub(super) fn outcome(&self, tid: Tid) -> Answer {
+        let running = self.leading.as_ref().is_some_and(|l| l.txns.contains_key(&tid));
+        if running {
+            return Answer::Busy { path: tid.to_string() };
+        }
+        Answer::Outcome(self.meta.was_committed(tid))
+    }
+
     /// Rolls back, unless the commit is in the log.
     pub(super) fn abort(&mut self, tid: Tid) {
         let Some(leading) = &mut self.leading else { return };

@@ -1,5 +1,7 @@
 //! What a leader shows to those who ask how the cluster is.
 
+use serde::{Deserialize, Serialize};
+
 use super::Controller;
 use super::txn::{Holder, place_of};
 use crate::ids::{Alias, Millis, NodeRole};
@@ -47,7 +49,7 @@ pub struct ChunkStatus {
 }
 
 /// One line of `getClusterPerf`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NodeStatus {
     /// The node.
     pub node: NodeInfo,

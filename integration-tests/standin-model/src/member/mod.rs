@@ -264,9 +264,9 @@ impl Member {
         self.ready && !self.stopping
     }
 
-    /// Transactions that this node coordinates.
-    pub fn transactions(&self) -> impl Iterator<Item = (Tid, usize)> {
-        self.txns.iter().map(|(tid, txn)| (*tid, txn.partitions()))
+    /// Transactions that this node coordinates: partitions, and since when.
+    pub fn transactions(&self) -> impl Iterator<Item = (Tid, usize, Millis)> {
+        self.txns.iter().map(|(tid, txn)| (*tid, txn.partitions(), txn.begun_at()))
     }
 
     /// Is nothing under way that a graceful stop waits for?
@@ -303,7 +303,9 @@ impl Member {
             stats: self.stats.clone(),
         };
         self.heartbeat_open = true;
-        self.heartbeat_at = now + self.settings.timing.heartbeat_ms;
+        // A little early, never late, so that the nodes do not all speak at once.
+        let heartbeat_ms = self.settings.timing.heartbeat_ms;
+        self.heartbeat_at = now + heartbeat_ms - self.rng.below(heartbeat_ms / 8);
         let deadline = now + self.settings.timing.heartbeat_timeout_ms;
         self.ask(now, Ask::Heartbeat(beat), Purpose::Heartbeat, deadline);
     }

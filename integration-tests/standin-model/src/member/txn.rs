@@ -18,6 +18,8 @@ const BUSY_PAUSE_MAX_MS: u64 = 100;
 /// Rows to insert.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Write {
+    /// The transaction's identity, which the driver draws, so that it can write it down first.
+    pub tid: Tid,
     /// Path of the database.
     pub db: String,
     /// The table.
@@ -35,6 +37,7 @@ pub struct Write {
 pub(super) struct Txn {
     request: RequestId,
     write: Write,
+    begun_at: Millis,
     busy_since: Option<Millis>,
     retry_at: Option<Millis>,
     refusals: u64,
@@ -44,6 +47,10 @@ pub(super) struct Txn {
 }
 
 impl Txn {
+    pub(super) fn begun_at(&self) -> Millis {
+        self.begun_at
+    }
+
     pub(super) fn partitions(&self) -> usize {
         self.write.parts.len()
     }
@@ -83,10 +90,11 @@ impl Member {
         if write.parts.is_empty() {
             return self.reply(request, Answer::Done);
         }
-        let tid = Tid(self.rng.next_u64() >> 1);
+        let tid = write.tid;
         let txn = Txn {
             request,
             write,
+            begun_at: now,
             busy_since: None,
             retry_at: None,
             refusals: 0,

@@ -8,7 +8,7 @@ use standin_model::member::{self, Body, CallError, Local, Member, StoreOp, Undec
 use standin_model::message::{Answer, Ask, Order, Payload, Record};
 use standin_model::meta::{ClusterConfig, Command, Database, NodeInfo, User};
 use standin_model::raft::{self, Entry, HardState, Log, Persist, Snapshot};
-use standin_model::{Alias, ChunkId, NodeRole, Rng, Timing};
+use standin_model::{Alias, ChunkId, NodeRole, Rng, Tid, Timing};
 
 #[derive(Default)]
 pub(crate) struct ControllerDisk {
@@ -110,7 +110,9 @@ impl World {
                 reliability: 1,
                 restart_always: false,
                 recovery_max: 4,
-                first_config: ClusterConfig { nodes: nodes.clone(), ..ClusterConfig::default() },
+                files: ClusterConfig { nodes: nodes.clone(), ..ClusterConfig::default() },
+                files_rule: false,
+                worker_settings: Vec::new(),
                 first_user: (
                     "admin".to_owned(),
                     User { secret: String::new(), admin: true, grants: BTreeSet::new() },
@@ -435,6 +437,7 @@ impl World {
         let request = self.request(Origin::Client(id));
         let payload = Payload { rows: 1, data: row.to_string() };
         let write = Write {
+            tid: Tid(self.rng.next_u64()),
             db: "dfs://d".to_owned(),
             table: "t".to_owned(),
             parts: vec![(key.to_owned(), payload)],

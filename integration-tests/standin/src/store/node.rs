@@ -1,0 +1,525 @@
+//! A data node's disk: `CHUNK_METADATA` says which chunks there are and how far each file counts,
+//! the files under the volumes hold the rows.
+//!
+//! A chunk's file is a line per transaction: version, transaction, rows, checksum, payload. What
+//! lies behind the committed length is undecided, or never was.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+
+use standin_model::member::{Local, StoreOp, Undecided};
+use standin_model::message::{Payload, Record};
+use standin_model::meta::ChunkPlace;
+use standin_model::{ChunkId, Tid};
+
+use super::Error;
+use super::lines::{self, LineFile, sync_folder};
+use super::redo::{GcStat, Redo};
+use crate::config::NodeDirs;
+use crate::version::Version;
+
+/// Edits after which the list of chunks is written as a whole.
+const CHECKPOINT_AFTER: usize = 5_000;
+/// Bytes of rows in one answer; more is fetched with another request.
+const PAGE_BYTES: usize = 1 << 20;
+
+/// A chunk and how far its file counts.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Held {
+    pub(crate) place: ChunkPlace,
+    pub(crate) version: u64,
+    pub(crate) length: u64,
+    pub(crate) rows: u64,
+    pub(crate) pending: Option<Pending>,
+}
+
+/// What lies behind the committed length.
+#[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Pending {
+    tid: Tid,
+    version: u64,
+    end: u64,
+    rows: u64,
+}
+
+/// A change of the list of chunks.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+enum Edit {
+    Create(ChunkPlace),
+    Pending { chunk: ChunkId, pending: Pending },
+    Commit { chunk: ChunkId },
+    Drop { chunk: ChunkId },
+    Append { chunk: ChunkId, version: u64, end: u64, rows: u64 },
+    Delete { chunk: ChunkId },
+}
+
+/// A data node's disk.
+#[derive(Debug)]
+pub(crate) struct NodeStore {
+    dirs: NodeDirs,
+    version: Version,
+    sync: bool,
+    chunks: BTreeMap<ChunkId, Held>,
+    edits: LineFile,
+    number: u64,
+    edited: usize,
+    redo: Redo,
+    tsdb_meta: LineFile,
+}
+
+/// What is found at the start.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) store: NodeStore,
+    /// The version that wrote it, if it was another one.
+    pub(crate) upgraded_from: Option<Version>,
+    /// Redo logs that a crash had left.
+    pub(crate) replayed: usize,
+    /// Transactions that were under way.
+    pub(crate) undecided: usize,
+}
+
+impl NodeStore {
+    /// Reads everything and rewrites it in this version's form.
+    pub(crate) fn open(
+        dirs: &NodeDirs,
+        version: &Version,
+        sync: bool,
+        scale: f64,
+    ) -> Result<Opened, Error> {
+        let meta = dirs.chunk_meta.join("CHUNK_METADATA");
+        let more = [&dirs.pkey_redo_log, &dirs.pkey_meta, &dirs.recover_log, &dirs.sysmgmt];
+        let own = [meta.clone(), dirs.chunk_meta.join("LOG"), dirs.tsdb_meta.clone()];
+        let all = own.iter().chain(&dirs.volumes).chain(more);
+        for folder in all.chain(dirs.persistence.as_ref()).chain([&dirs.streaming_ha]) {
+            fs::create_dir_all(folder).map_err(Error::io(folder))?;
+        }
+        let number = newest_number(&meta)?;
+        let (mut chunks, from) = load(&meta, number, version)?;
+        for held in chunks.values_mut() {
+            cut(&file_of(dirs, &held.place), held)?;
+        }
+        let undecided = chunks.values().filter(|held| held.pending.is_some()).count();
+        let (redo, replayed) = Redo::open(&dirs.redo_log, &dirs.tsdb_redo_log, scale)
+            .map_err(Error::io(&dirs.redo_log))?;
+        let tsdb_meta = open_tsdb_meta(dirs, version)?;
+        let edits = write_generation(&meta, number + 1, version, sync, &chunks)?;
+        let store = Self {
+            dirs: dirs.clone(),
+            version: version.clone(),
+            sync,
+            chunks,
+            edits,
+            number: number + 1,
+            edited: 0,
+            redo,
+            tsdb_meta,
+        };
+        Ok(Opened { store, upgraded_from: from.filter(|v| v != version), replayed, undecided })
+    }
+
+    /// The chunks, as the model knows them.
+    pub(crate) fn locals(&self) -> Vec<Local> {
+        self.chunks
+            .values()
+            .map(|held| Local {
+                place: held.place.clone(),
+                version: held.version,
+                pending: held.pending.map(|p| Undecided { tid: p.tid, version: p.version }),
+            })
+            .collect()
+    }
+
+    /// The chunks with their sizes and files.
+    pub(crate) fn held(&self) -> impl Iterator<Item = (&Held, PathBuf)> {
+        self.chunks.values().map(|held| (held, file_of(&self.dirs, &held.place)))
+    }
+
+    /// Does what the model says; durable when it returns.
+    pub(crate) fn apply(&mut self, op: StoreOp) -> Result<(), Error> {
+        match op {
+            StoreOp::Create(place) => self.create(place),
+            StoreOp::AppendPending { chunk, record } => self.append_pending(chunk, &record),
+            StoreOp::CommitPending { chunk, .. } => self.settle(chunk, true),
+            StoreOp::DropPending { chunk } => self.settle(chunk, false),
+            StoreOp::Append { chunk, records } => self.append(chunk, &records),
+            StoreOp::Delete(chunk) => self.delete(chunk),
+        }?;
+        if self.edited > CHECKPOINT_AFTER { self.checkpoint() } else { Ok(()) }
+    }
+
+    /// Writes the list of chunks as a whole.
+    pub(crate) fn checkpoint(&mut self) -> Result<(), Error> {
+        let meta = self.dirs.chunk_meta.join("CHUNK_METADATA");
+        self.number += 1;
+        self.edits = write_generation(&meta, self.number, &self.version, self.sync, &self.chunks)?;
+        self.edited = 0;
+        Ok(())
+    }
+
+    /// `flushOLAPCache` and `flushTSDBCache`.
+    pub(crate) fn flush(&mut self, is_tsdb: bool) {
+        self.redo.flush(is_tsdb);
+    }
+
+    /// Removes redo logs whose time has come.
+    pub(crate) fn collect_redo(&mut self) {
+        self.redo.collect();
+    }
+
+    /// What `getRedoLogGCStat` shows.
+    pub(crate) fn redo_stats(&self) -> Vec<GcStat> {
+        self.redo.stats()
+    }
+
+    /// The file of a chunk and how far it may be read.
+    pub(crate) fn readable(&self, chunk: ChunkId) -> Option<(PathBuf, u64)> {
+        let held = self.chunks.get(&chunk)?;
+        Some((file_of(&self.dirs, &held.place), held.length))
+    }
+
+    fn edit(&mut self, edit: &Edit) -> Result<(), Error> {
+        self.edited += 1;
+        self.edits.append(std::slice::from_ref(edit))
+    }
+
+    fn create(&mut self, place: ChunkPlace) -> Result<(), Error> {
+        let path = file_of(&self.dirs, &place);
+        let make = || {
+            if let Some(folder) = path.parent() {
+                fs::create_dir_all(folder)?;
+            }
+            File::create(&path)?;
+            sync_folder(&path, self.sync)
+        };
+        make().map_err(Error::io(&path))?;
+        self.edit(&Edit::Create(place.clone()))?;
+        let held = Held { place, version: 0, length: 0, rows: 0, pending: None };
+        self.chunks.insert(held.place.id, held);
+        Ok(())
+    }
+
+    fn append_pending(&mut self, chunk: ChunkId, record: &Record) -> Result<(), Error> {
+        let Some(held) = self.chunks.get(&chunk) else { return Ok(()) };
+        let (place, from) = (held.place.clone(), held.length);
+        let path = file_of(&self.dirs, &place);
+        let log = self.dirs.chunk_meta.join("LOG").join(record.tid.to_string());
+        fs::create_dir_all(&log).map_err(Error::io(&log))?;
+        let is_tsdb = record.payload.data.as_bytes().get(1) == Some(&b'T');
+        self.redo
+            .write(record.tid, is_tsdb, &table_path(&place), &record.payload.data)
+            .map_err(Error::io(&path))?;
+        let end = write_records(&path, from, std::slice::from_ref(record), self.sync)
+            .map_err(Error::io(&path))?;
+        let Record { tid, version, payload } = record;
+        let pending = Pending { tid: *tid, version: *version, end, rows: payload.rows };
+        self.edit(&Edit::Pending { chunk, pending })?;
+        if let Some(held) = self.chunks.get_mut(&chunk) {
+            held.pending = Some(pending);
+        }
+        Ok(())
+    }
+
+    fn settle(&mut self, chunk: ChunkId, commit: bool) -> Result<(), Error> {
+        let Some(held) = self.chunks.get_mut(&chunk) else { return Ok(()) };
+        let Some(pending) = held.pending.take() else { return Ok(()) };
+        if commit {
+            held.version = pending.version;
+            held.length = pending.end;
+            held.rows += pending.rows;
+        }
+        let path = table_path(&held.place);
+        let edit = if commit { Edit::Commit { chunk } } else { Edit::Drop { chunk } };
+        self.edit(&edit)?;
+        let log = self.dirs.chunk_meta.join("LOG").join(pending.tid.to_string());
+        // Another chunk of the same transaction may have removed it.
+        drop(fs::remove_dir_all(log));
+        self.redo.end(pending.tid, commit);
+        if commit {
+            self.tsdb_meta.append(&[(path, chunk, pending.version)])?;
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, chunk: ChunkId, records: &[Record]) -> Result<(), Error> {
+        let Some(held) = self.chunks.get(&chunk) else { return Ok(()) };
+        let Some(version) = records.last().map(|record| record.version) else { return Ok(()) };
+        let path = file_of(&self.dirs, &held.place);
+        let end =
+            write_records(&path, held.length, records, self.sync).map_err(Error::io(&path))?;
+        let rows = records.iter().map(|record| record.payload.rows).sum();
+        self.edit(&Edit::Append { chunk, version, end, rows })?;
+        if let Some(held) = self.chunks.get_mut(&chunk) {
+            held.version = version;
+            held.length = end;
+            held.rows += rows;
+        }
+        Ok(())
+    }
+
+    fn delete(&mut self, chunk: ChunkId) -> Result<(), Error> {
+        let Some(held) = self.chunks.remove(&chunk) else { return Ok(()) };
+        self.edit(&Edit::Delete { chunk })?;
+        if let Some(pending) = held.pending {
+            self.redo.end(pending.tid, false);
+            drop(fs::remove_dir_all(
+                self.dirs.chunk_meta.join("LOG").join(pending.tid.to_string()),
+            ));
+        }
+        let path = file_of(&self.dirs, &held.place);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io(&path)(error)),
+            Ok(()) | Err(_) => {
+                remove_empty_folders(&path);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Removes the folders of a partition and a database that hold nothing any more.
+fn remove_empty_folders(path: &Path) {
+    for folder in path.ancestors().skip(1).take(3) {
+        if fs::remove_dir(folder).is_err() {
+            break;
+        }
+    }
+}
+
+/// `/database/table`, as `getRedoLogGCStat` names it.
+fn table_path(place: &ChunkPlace) -> String {
+    let name = place.db.strip_prefix("dfs://").unwrap_or(&place.db);
+    format!("/{name}/{}", place.table)
+}
+
+/// Where a chunk's rows are: `<volume>/<database>/<partition>/<suffix>/<id>`.
+fn file_of(dirs: &NodeDirs, place: &ChunkPlace) -> PathBuf {
+    let count = u128::try_from(dirs.volumes.len().max(1)).unwrap_or(1);
+    let volume = usize::try_from(place.id.0 % count).unwrap_or(0);
+    let mut path = dirs.volumes.get(volume).cloned().unwrap_or_else(|| dirs.chunk_meta.clone());
+    for part in place.path.split('/').filter(|part| !part.is_empty()) {
+        path.push(safe_name(part));
+    }
+    path.join(place.id.to_string())
+}
+
+/// A partition may be called anything; a file may not.
+fn safe_name(part: &str) -> String {
+    let mut name = String::new();
+    for byte in part.bytes().take(120) {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-') {
+            name.push(char::from(byte));
+        } else {
+            name.push_str(&format!("%{byte:02x}"));
+        }
+    }
+    name
+}
+
+fn newest_number(meta: &Path) -> Result<u64, Error> {
+    let mut newest = 0;
+    for entry in fs::read_dir(meta).map_err(Error::io(meta))? {
+        let name = entry.map_err(Error::io(meta))?.file_name();
+        let number = name.to_str().and_then(|name| name.strip_prefix("checkpoint."));
+        newest = newest.max(number.and_then(|n| n.parse().ok()).unwrap_or(0));
+    }
+    Ok(newest)
+}
+
+/// Reads a checkpoint and the edits after it.
+fn load(
+    meta: &Path,
+    number: u64,
+    version: &Version,
+) -> Result<(BTreeMap<ChunkId, Held>, Option<Version>), Error> {
+    let mut chunks = BTreeMap::new();
+    let Some(file) = lines::read::<Held>(&meta.join(format!("checkpoint.{number}")), version)?
+    else {
+        return Ok((chunks, None));
+    };
+    chunks.extend(file.lines.into_iter().map(|held| (held.place.id, held)));
+    let edits = lines::read::<Edit>(&meta.join(format!("editlog.{number}")), version)?;
+    for edit in edits.into_iter().flat_map(|file| file.lines) {
+        replay(&mut chunks, edit);
+    }
+    Ok((chunks, Some(file.version)))
+}
+
+fn replay(chunks: &mut BTreeMap<ChunkId, Held>, edit: Edit) {
+    match edit {
+        Edit::Create(place) => {
+            let held = Held { place, version: 0, length: 0, rows: 0, pending: None };
+            chunks.insert(held.place.id, held);
+        }
+        Edit::Pending { chunk, pending } => {
+            if let Some(held) = chunks.get_mut(&chunk) {
+                held.pending = Some(pending);
+            }
+        }
+        Edit::Commit { chunk } => {
+            if let Some(held) = chunks.get_mut(&chunk)
+                && let Some(pending) = held.pending.take()
+            {
+                held.version = pending.version;
+                held.length = pending.end;
+                held.rows += pending.rows;
+            }
+        }
+        Edit::Drop { chunk } => {
+            if let Some(held) = chunks.get_mut(&chunk) {
+                held.pending = None;
+            }
+        }
+        Edit::Append { chunk, version, end, rows } => {
+            if let Some(held) = chunks.get_mut(&chunk) {
+                held.version = version;
+                held.length = end;
+                held.rows += rows;
+            }
+        }
+        Edit::Delete { chunk } => {
+            chunks.remove(&chunk);
+        }
+    }
+}
+
+/// Writes the next checkpoint and an empty edit log, then removes the ones before.
+fn write_generation(
+    meta: &Path,
+    number: u64,
+    version: &Version,
+    sync: bool,
+    chunks: &BTreeMap<ChunkId, Held>,
+) -> Result<LineFile, Error> {
+    let all: Vec<&Held> = chunks.values().collect();
+    let edits = meta.join(format!("editlog.{number}"));
+    // The edit log first: a checkpoint without one would be taken as the newest.
+    let edits = LineFile::create::<Edit>(&edits, version, &[], sync)?;
+    lines::replace(&meta.join(format!("checkpoint.{number}")), version, &all, sync)?;
+    for entry in fs::read_dir(meta).map_err(Error::io(meta))? {
+        let path = entry.map_err(Error::io(meta))?.path();
+        let extension = path.extension().and_then(|e| e.to_str()).and_then(|e| e.parse().ok());
+        if extension.is_some_and(|old: u64| old < number) {
+            fs::remove_file(&path).map_err(Error::io(&path))?;
+        }
+    }
+    Ok(edits)
+}
+
+/// Cuts off what lies behind what counts, or finds that something is missing: then the chunk is
+/// only as far as its file.
+fn cut(path: &Path, held: &mut Held) -> Result<(), Error> {
+    let keep = held.pending.map_or(held.length, |pending| pending.end);
+    let file = OpenOptions::new().write(true).open(path);
+    let length = match &file {
+        Ok(file) => file.metadata().map_err(Error::io(path))?.len(),
+        Err(_) => 0,
+    };
+    if length < keep {
+        held.pending = None;
+    }
+    if length < held.length {
+        recount(path, held)?;
+        return Ok(());
+    }
+    match file {
+        Ok(file) if length > keep => file.set_len(keep).map_err(Error::io(path)),
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
+/// Counts a file that is shorter than it should be.
+fn recount(path: &Path, held: &mut Held) -> Result<(), Error> {
+    (held.version, held.length, held.rows) = (0, 0, 0);
+    let Ok(file) = File::open(path) else {
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder).map_err(Error::io(folder))?;
+        }
+        File::create(path).map_err(Error::io(path))?;
+        return Ok(());
+    };
+    for line in BufReader::new(file).split(b'\n') {
+        let line = line.map_err(Error::io(path))?;
+        let Some(record) = parse_record(&line) else { break };
+        held.version = record.version;
+        held.rows += record.payload.rows;
+        held.length += u64::try_from(line.len()).unwrap_or(0) + 1;
+    }
+    let file = OpenOptions::new().write(true).open(path).map_err(Error::io(path))?;
+    file.set_len(held.length).map_err(Error::io(path))
+}
+
+/// `TSDBMeta/iotEditLog.meta` grows with each commit, `iotCheckPointFile.meta` is there.
+fn open_tsdb_meta(dirs: &NodeDirs, version: &Version) -> Result<LineFile, Error> {
+    let edits = dirs.tsdb_meta.join("iotEditLog.meta");
+    let count = match lines::read::<serde_json::Value>(&edits, version)? {
+        Some(file) => file.lines.len(),
+        None => 0,
+    };
+    lines::replace(&dirs.tsdb_meta.join("iotCheckPointFile.meta"), version, &[count], false)?;
+    LineFile::create::<usize>(&edits, version, &[], false)
+}
+
+/// Writes records from `from` on, and nothing behind them; returns where they end.
+fn write_records(path: &Path, from: u64, records: &[Record], sync: bool) -> io::Result<u64> {
+    let mut text = String::new();
+    for Record { version, tid, payload } in records {
+        let data = &payload.data;
+        let sum = crc32fast::hash(data.as_bytes());
+        text.push_str(&format!("{version} {tid} {} {sum:08x} {data}\n", payload.rows));
+    }
+    let mut file = OpenOptions::new().append(true).open(path)?;
+    if file.metadata()?.len() != from {
+        file.set_len(from)?;
+    }
+    file.write_all(text.as_bytes())?;
+    if sync {
+        file.sync_data()?;
+    }
+    Ok(from + u64::try_from(text.len()).unwrap_or(0))
+}
+
+fn parse_record(line: &[u8]) -> Option<Record> {
+    let line = str::from_utf8(line).ok()?;
+    let mut words = line.splitn(5, ' ');
+    let version = words.next()?.parse().ok()?;
+    let tid = Tid(words.next()?.parse().ok()?);
+    let rows = words.next()?.parse().ok()?;
+    let sum = u32::from_str_radix(words.next()?, 16).ok()?;
+    let data = words.next()?;
+    if crc32fast::hash(data.as_bytes()) != sum {
+        return None;
+    }
+    Some(Record { version, tid, payload: Payload { rows, data: data.to_owned() } })
+}
+
+/// Reads the records after one version up to another, some at a time; tells whether there are
+/// more.
+pub(crate) fn read_records(
+    path: &Path,
+    length: u64,
+    after: u64,
+    upto: u64,
+) -> io::Result<(Vec<Record>, bool)> {
+    let (mut records, mut bytes) = (Vec::new(), 0);
+    for line in BufReader::new(File::open(path)?.take(length)).split(b'\n') {
+        let line = line?;
+        let Some(record) = parse_record(&line) else {
+            return Err(io::Error::other(format!("{}: a damaged record", path.display())));
+        };
+        if record.version > upto {
+            break;
+        }
+        if record.version <= after {
+            continue;
+        }
+        if bytes > PAGE_BYTES {
+            return Ok((records, true));
+        }
+        bytes += line.len();
+        records.push(record);
+    }
+    Ok((records, false))
+}
