@@ -11,6 +11,9 @@ use std::{
 
 use super::Error;
 
+/// How long a paced wait lasts before it is looked whether to stop.
+const PIECE: Duration = Duration::from_millis(50);
+
 /// A flag that asks blocking work to stop, and wakes it where it waits.
 #[derive(Debug, Clone, Default)]
 pub struct Stop(Arc<(Mutex<bool>, Condvar)>);
@@ -45,6 +48,7 @@ impl Stop {
 pub struct Control {
     stop: Stop,
     done: AtomicU64,
+    must_stop: Option<Box<dyn Fn() -> bool + Send + Sync>>,
     watcher: Option<Box<dyn Fn(u64) + Send + Sync>>,
     pace: Option<Pace>,
 }
@@ -67,6 +71,13 @@ impl Control {
         Self { stop, ..Self::default() }
     }
 
+    /// Also asks `must_stop`, before and after each block.
+    #[must_use]
+    pub fn stopped_by(mut self, must_stop: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        self.must_stop = Some(Box::new(must_stop));
+        self
+    }
+
     /// Calls `watcher` with the bytes moved so far, after each block.
     #[must_use]
     pub fn watched(mut self, watcher: impl Fn(u64) + Send + Sync + 'static) -> Self {
@@ -84,7 +95,8 @@ impl Control {
 
     /// Fails if somebody asked to stop.
     pub fn check(&self) -> Result<(), Error> {
-        if self.stop.is_requested() { Err(Error::Stopped) } else { Ok(()) }
+        let told = self.must_stop.as_ref().is_some_and(|must_stop| must_stop());
+        if told || self.stop.is_requested() { Err(Error::Stopped) } else { Ok(()) }
     }
 
     /// Counts bytes that were moved, waits as the pace demands, and fails if asked to stop.
@@ -94,9 +106,14 @@ impl Control {
             watcher(done);
         }
         if let Some(pace) = &self.pace {
-            let wait = pace.wait_for(bytes);
-            if !wait.is_zero() && self.stop.wait(wait) {
-                return Err(Error::Stopped);
+            let mut wait = pace.wait_for(bytes);
+            while !wait.is_zero() {
+                let piece = wait.min(PIECE);
+                if self.stop.wait(piece) {
+                    return Err(Error::Stopped);
+                }
+                self.check()?;
+                wait -= piece;
             }
         }
         self.check()

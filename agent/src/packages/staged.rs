@@ -1,7 +1,7 @@
 //! The unpacked package beside the installation.
 //!
 //! ```text
-//! <server_dir>/../.grayfin-stage-<first 16 digits of the package's SHA-256>/
+//! <server_dir>/../.grayfin-stage-<name of server_dir>-<16 digits of the package's SHA-256>/
 //!     CONTENTS.jsonl    manifest of what is below server/, written last
 //!     server/…          the package
 //! ```
@@ -52,11 +52,14 @@ pub struct Staged {
 /// Where the package with this SHA-256 is unpacked for an installation.
 pub fn stage_place(server_dir: &Path, sha256: &str) -> PathBuf {
     let short: String = sha256.chars().filter(char::is_ascii_hexdigit).take(16).collect();
-    own_folder(server_dir, &format!("{STAGE_PREFIX}{short}"))
+    own_folder(server_dir, STAGE_PREFIX, &short)
 }
 
-/// A folder of ours beside the installation, on the same file system.
-pub fn own_folder(server_dir: &Path, name: &str) -> PathBuf {
+/// A folder of ours beside the installation, on the same file system. Its name has the
+/// installation's, because another one may lie in the same folder.
+pub fn own_folder(server_dir: &Path, prefix: &str, what: &str) -> PathBuf {
+    let name = server_dir.file_name().unwrap_or_default().to_string_lossy();
+    let name = format!("{prefix}{name}-{what}");
     let device = |path: &Path| std::fs::metadata(path).map(|m| m.dev()).ok();
     match server_dir.parent() {
         Some(above) if device(above) == device(server_dir) => above.join(name),

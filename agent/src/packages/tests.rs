@@ -92,7 +92,7 @@ fn a_good_package_is_read_through_and_unpacked() {
 
     assert!(Staged::open(&RealDisk, &scratch.place()).unwrap().is_none());
     let staged = scratch.stage(&RealDisk).unwrap();
-    assert_eq!(staged.root, scratch.dir.path().join(".grayfin-stage-ab12"));
+    assert_eq!(staged.root, scratch.dir.path().join(".grayfin-stage-server-ab12"));
     staged.verify(&RealDisk, &Control::default()).unwrap();
     let mode = |name: &str| {
         fs::metadata(staged.root.join("server").join(name)).unwrap().permissions().mode() & 0o7777

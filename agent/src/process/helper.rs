@@ -115,7 +115,7 @@ impl Helper {
         let mut words = Words::default();
         let mut status = Vec::new();
         let reading = async {
-            let (mut a, mut b) = ([0; 8192], [0; 1024]);
+            let (mut a, mut b) = (vec![0; 8192], vec![0; 1024]);
             let (mut out_open, mut err_open) = (true, true);
             while out_open || err_open {
                 tokio::select! {

@@ -175,6 +175,11 @@ pub fn account_environment(mut program: Program, uid: u32) -> Program {
     program
 }
 
+/// Finds a user's name.
+pub fn user_name(uid: u32) -> Option<String> {
+    account(uid).map(|account| account.name)
+}
+
 fn is_inherited(name: &str) -> bool {
     !NOT_INHERITED.contains(&name) && !name.starts_with("GRAYFIN_") && !name.starts_with("WATCHDOG")
 }

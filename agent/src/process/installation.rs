@@ -106,7 +106,11 @@ impl Place {
             return true;
         }
         let beside = executable.strip_prefix(&self.parent).ok().and_then(|rest| {
-            rest.components().next()?.as_os_str().to_str().map(|n| n.starts_with(OWN_PREFIX))
+            let name = rest.components().next()?.as_os_str().to_str()?;
+            // `.grayfin-old-<installation>-7`, `.grayfin-stage-<installation>-ab12`
+            let (_, whose) = name.strip_prefix(OWN_PREFIX)?.split_once('-')?;
+            let own = self.server_dir.file_name()?.to_str()?;
+            Some(whose.strip_prefix(own)?.starts_with('-'))
         });
         beside.unwrap_or(false)
     }
@@ -150,7 +154,8 @@ mod tests {
             ("one/server/node", true),
             ("one/server/renamed", true),
             ("one/server/.grayfin-held/node", true),
-            ("one/.grayfin-old-7/node", true),
+            ("one/.grayfin-old-server-7/node", true),
+            ("one/.grayfin-old-other-7/node", false),
             ("one/server2/node", false),
             ("one/other/node", false),
             ("two/server/node", false),

@@ -5,7 +5,7 @@
 //! identity like all others, and only then the unit is stopped, so that systemd has nothing left to
 //! kill after its own limit (90 s by default, with SIGKILL).
 
-use std::{process::Stdio, time::Duration};
+use std::{path::PathBuf, process::Stdio, time::Duration};
 
 use grayfin_types::facts::ProcessIdentity;
 use serde::{Deserialize, Serialize};
@@ -48,10 +48,7 @@ pub enum Kept {
     /// We masked it.
     Masked,
     /// It lies in `/etc/systemd/system`, where it cannot be masked: it was stopped and disabled.
-    Disabled {
-        /// It was enabled before.
-        was_enabled: bool,
-    },
+    Disabled,
 }
 
 impl Systemctl {
@@ -95,6 +92,17 @@ impl Systemctl {
         })
     }
 
+    /// Returns the files that a unit is made of; none if there is no such unit.
+    pub async fn fragment(&self, unit: &str) -> Result<Vec<PathBuf>, Error> {
+        let text = self.call(&["show", "--property=FragmentPath,DropInPaths", "--", unit]).await?;
+        let values = text.lines().filter_map(|line| line.split_once('=').map(|(_, value)| value));
+        Ok(values
+            .flat_map(str::split_ascii_whitespace)
+            .filter(|path| path.starts_with('/'))
+            .map(PathBuf::from)
+            .collect())
+    }
+
     /// Keeps a unit from being started by anybody, over reboots. `before` is what it was like.
     pub async fn keep_down(&self, before: &UnitState) -> Result<Kept, Error> {
         if before.load == "masked" {
@@ -104,21 +112,24 @@ impl Systemctl {
             Ok(_) => Ok(Kept::Masked),
             Err(Error::Failed { output, .. }) if output.contains("already exists") => {
                 self.call(&["disable", "--", &before.name]).await?;
-                Ok(Kept::Disabled { was_enabled: before.file == "enabled" })
+                Ok(Kept::Disabled)
             }
             Err(e) => Err(e),
         }
     }
 
-    /// Takes [`Self::keep_down`] back.
-    pub async fn release(&self, unit: &str, kept: Kept) -> Result<(), Error> {
-        match kept {
-            Kept::WasMasked | Kept::Disabled { was_enabled: false } => Ok(()),
-            Kept::Masked => self.call(&["unmask", "--", unit]).await.map(drop),
-            Kept::Disabled { was_enabled: true } => {
-                self.call(&["enable", "--", unit]).await.map(drop)
-            }
+    /// Takes [`Self::keep_down`] back, by what the unit was like before and is like now; also after a
+    /// crash in the middle of it, and twice.
+    pub async fn release(&self, before: &UnitState) -> Result<(), Error> {
+        let now = self.show(&before.name).await?;
+        if before.load != "masked" && now.load == "masked" {
+            self.call(&["unmask", "--", &before.name]).await?;
         }
+        let now = self.show(&before.name).await?;
+        if before.file == "enabled" && now.file == "disabled" {
+            self.call(&["enable", "--", &before.name]).await?;
+        }
+        Ok(())
     }
 
     /// Tells systemd that the unit is down. Its processes must be gone already.

@@ -38,9 +38,23 @@
 //! 7. `Start` is called after the first-start intent is durable. From there on nothing is undone;
 //!    `Start` and `Join` are repeated, at most `start_attempts` times (S12).
 
+mod backup;
 mod context;
+mod down;
+mod ending;
+mod guard;
+pub mod host;
+mod interlock;
+mod join;
+pub mod nodes;
+mod quiesce;
+mod reach;
+mod stage;
+mod start;
 mod stop;
 pub mod testing;
+mod upgrade;
+mod waiting;
 
 pub use context::{
     Boxed, Context, Coordination, Denied, GO_FRESH_MAX, Go, Record, Records, Reporting, Work,

@@ -203,6 +203,11 @@ impl Executor for Host {
         if let Err(e) = self.failing(&format!("check.{step}")) {
             return e.into();
         }
+        if ctx.token().0 > 0
+            && let Err(e) = self.failing(&format!("held.{step}"))
+        {
+            return e.into();
+        }
         let installed = self.read("installed");
         let running = |node| self.running(node).is_some();
         let done = match step {
