@@ -17,6 +17,7 @@ pub mod packages;
 pub mod processes;
 pub mod range;
 pub mod rollout;
+pub mod suite;
 pub mod tools;
 pub mod topology;
 pub mod wait;

@@ -1,5 +1,6 @@
 //! Doing things to a lab: killing, starting again, making nodes misbehave.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -94,6 +95,23 @@ impl Lab {
             Target::Node(alias) => {
                 self.end(&self.processes_of(target).await?, Signal::KILL).await?;
                 self.start_node(self.node(alias)?.node).await
+            }
+        }
+    }
+
+    /// Starts a host agent or a coordinator again with more variables in its environment, as tests
+    /// of crashes need it.
+    pub async fn restart_with(
+        &self,
+        target: &Target,
+        variables: &BTreeMap<String, String>,
+    ) -> anyhow::Result<()> {
+        self.end(&self.processes_of(target).await?, Signal::KILL).await?;
+        match target {
+            Target::Agent(number) => self.start_agent_with(self.host(*number)?, variables).await,
+            Target::Coordinator(number) => self.start_coordinator_with(*number, variables).await,
+            Target::Node(_) | Target::Host(_) => {
+                anyhow::bail!("`{target}` takes no variables")
             }
         }
     }

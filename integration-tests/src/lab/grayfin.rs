@@ -151,32 +151,55 @@ impl Lab {
 
     /// Starts a coordinator on its machine.
     pub(super) async fn start_coordinator(&self, number: u8) -> anyhow::Result<()> {
+        self.start_coordinator_with(number, &BTreeMap::new()).await
+    }
+
+    /// The same with more variables in its environment.
+    pub(super) async fn start_coordinator_with(
+        &self,
+        number: u8,
+        variables: &BTreeMap<String, String>,
+    ) -> anyhow::Result<()> {
         let name = self.coordinator(number)?.name.clone();
         let folder = self.paths.machine(&name);
         let config = folder.join("coordinator.toml");
-        self.start_ours(&name, COORDINATOR, &["serve", "--config"], config, folder).await
+        let arguments = ["serve", "--config"].map(str::to_owned).to_vec();
+        self.start_ours(&name, COORDINATOR, arguments, config, variables).await
     }
 
     /// Starts the host agent of a host.
     pub(super) async fn start_agent(&self, host: &Host) -> anyhow::Result<()> {
+        self.start_agent_with(host, &BTreeMap::new()).await
+    }
+
+    /// The same with more variables in its environment.
+    pub(super) async fn start_agent_with(
+        &self,
+        host: &Host,
+        variables: &BTreeMap<String, String>,
+    ) -> anyhow::Result<()> {
         let folder = self.paths.agent(&host.name);
         let config = folder.join("agent.toml");
-        self.start_ours(&host.name, AGENT, &["run", "--config"], config, folder).await
+        let arguments = ["run", "--config"].map(str::to_owned).to_vec();
+        self.start_ours(&host.name, AGENT, arguments, config, variables).await
     }
 
     async fn start_ours(
         &self,
         machine: &str,
         program: &str,
-        arguments: &[&str],
+        arguments: Vec<String>,
         config: PathBuf,
-        folder: PathBuf,
+        variables: &BTreeMap<String, String>,
     ) -> anyhow::Result<()> {
+        let folder = config.parent().context("a configuration file has a folder")?.to_owned();
         let log = folder.join(format!("{program}.log"));
         let mut argv = vec![self.paths.programs().join(program).display().to_string()];
-        argv.extend(arguments.iter().map(|word| (*word).to_owned()));
+        argv.extend(arguments);
         argv.push(config.display().to_string());
-        let command = Command { argv, cwd: folder, env: self.environment() };
+        let mut env = self.environment();
+        env.extend(variables.clone());
+        let command = Command { argv, cwd: folder, env };
         self.machine(machine).start(program, command, log).await?;
         Ok(())
     }
