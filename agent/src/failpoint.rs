@@ -4,10 +4,12 @@
 //! with code [`EXIT_CODE`] when it reaches the place NAME for the N-th time (1 by default). There is
 //! one before and after each durable write and each action, and `.torn` places in the middle of a
 //! write. [`all`] makes the list from the core's own list of steps, so that a new step cannot be
-//! forgotten; `grayfin-agent fail-points` prints it.
+//! forgotten; `grayfin-agent fail-points` prints it. `GRAYFIN_STOPPOINTS=NAME,NAME,…` makes the
+//! process stand still (SIGSTOP) when it first reaches each of these places, so that a test can do
+//! something meanwhile and let it go on (SIGCONT).
 
 use std::sync::{
-    OnceLock,
+    Mutex, OnceLock, PoisonError,
     atomic::{AtomicU32, Ordering},
 };
 
@@ -23,6 +25,12 @@ pub const EXIT_CODE: i32 = 77;
 
 /// The environment variable that names the fail point.
 pub const VARIABLE: &str = "GRAYFIN_FAILPOINT";
+
+/// The environment variable that names the places at which the process stands still.
+pub const STOPS: &str = "GRAYFIN_STOPPOINTS";
+
+/// The target of the trace of passed places, in debug builds.
+pub const TARGET: &str = "grayfin_failpoint";
 
 /// Actions that surround each step.
 const ACTS: [&str; 4] = ["settle", "check", "execute", "verify"];
@@ -46,14 +54,43 @@ fn armed() -> Option<&'static Armed> {
 
 /// Tells whether the process should end now, at the place made of these parts.
 pub(crate) fn hit(parts: &[&str]) -> bool {
+    if cfg!(debug_assertions) {
+        // For tests that ask which places a run passes.
+        tracing::trace!(target: TARGET, place = parts.join("."), "passed");
+    }
     let Some(armed) = armed() else { return false };
     armed.name.split('.').eq(parts.iter().flat_map(|part| part.split('.')))
         && armed.left.fetch_sub(1, Ordering::SeqCst) == 1
 }
 
-/// Ends the process if this is the place. Steps may have places of their own, named
-/// `step.NAME.WHAT`.
+/// Takes a place off the list of those at which the process stands still, if it is on it.
+fn is_stop(parts: &[&str]) -> bool {
+    static LEFT: OnceLock<Mutex<Vec<String>>> = OnceLock::new();
+    let left = LEFT.get_or_init(|| {
+        let text = std::env::var(STOPS).ok().filter(|_| cfg!(debug_assertions));
+        let names = text.as_deref().unwrap_or_default().split(',').filter(|name| !name.is_empty());
+        Mutex::new(names.map(str::to_owned).collect())
+    });
+    let mut left = left.lock().unwrap_or_else(PoisonError::into_inner);
+    let place = left.iter().position(|name| *name == parts.join("."));
+    place.map(|place| left.remove(place)).is_some()
+}
+
+/// Stands still until somebody sends SIGCONT.
+fn stand_still(place: &str) {
+    tracing::warn!(place, "stop point reached");
+    let own = rustix::process::getpid();
+    if let Err(error) = rustix::process::kill_process(own, rustix::process::Signal::STOP) {
+        tracing::error!(place, %error, "the process cannot stand still");
+    }
+}
+
+/// Ends the process if this is the place, or lets it stand still. Steps may have places of their
+/// own, named `step.NAME.WHAT`.
 pub fn reach(parts: &[&str]) {
+    if is_stop(parts) {
+        stand_still(&parts.join("."));
+    }
     if hit(parts) {
         end(&parts.join("."));
     }

@@ -256,7 +256,7 @@ impl Hold {
         }
     }
 
-    fn retry(&mut self) {
+    pub(crate) fn retry(&mut self) {
         if self.first_start {
             self.start_again();
             self.start_failures = 0;
@@ -273,7 +273,7 @@ impl Hold {
         self.phase = Phase::Forward;
     }
 
-    fn undo(&mut self) {
+    pub(crate) fn undo(&mut self) {
         match &self.phase {
             Phase::Forward => self.wanted = Wanted::Undo,
             Phase::Ended(SequenceState::Failed { .. }) => self.undo_again(),
@@ -281,7 +281,7 @@ impl Hold {
         }
     }
 
-    fn abort(&mut self) {
+    pub(crate) fn abort(&mut self) {
         match &self.phase {
             Phase::Forward => self.wanted = self.wanted.max(Wanted::Abort),
             Phase::Ended(SequenceState::Failed { .. }) if self.first_start => self.retry(),

@@ -141,7 +141,7 @@ fn judge(state: &State, order: &Order) -> Answer {
         },
         Task::Retry => on_hold(state, order, retry),
         Task::Undo => on_hold(state, order, undo),
-        Task::Abort => on_hold(state, order, |hold| Answer::yes(Some(hold.state()))),
+        Task::Abort => on_hold(state, order, |hold| after(hold, Hold::abort)),
         Task::Close => close(state, order),
         Task::CanaryStart { canary }
         | Task::CanaryStop { canary }
@@ -205,10 +205,7 @@ fn retry(hold: &Hold) -> Answer {
             SequenceState::Refused { .. }
             | SequenceState::Undone { .. }
             | SequenceState::Failed { .. },
-        ) => {
-            let step = if hold.first_start { Step::Start } else { Step::Guard };
-            Answer::yes(Some(SequenceState::Running { step }))
-        }
+        ) => after(hold, Hold::retry),
         Phase::Ended(
             state @ (SequenceState::Up | SequenceState::Running { .. } | SequenceState::Closed),
         ) => Answer::no(Code::WrongState, format!("there is nothing to retry: {}", words(state))),
@@ -224,6 +221,13 @@ fn undo(hold: &Hold) -> Answer {
         let why = "processes of the new version may have run on this host, and the first start rewrites metadata that the old version cannot read; the way is forward";
         return Answer::no(Code::UndoImpossible, why);
     }
+    after(hold, Hold::undo)
+}
+
+/// Says yes with the state that follows.
+fn after(hold: &Hold, change: impl FnOnce(&mut Hold)) -> Answer {
+    let mut hold = hold.clone();
+    change(&mut hold);
     Answer::yes(Some(hold.state()))
 }
 

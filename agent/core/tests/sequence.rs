@@ -347,6 +347,12 @@ fn each_order_in_each_ended_state_is_answered_as_the_table_says() {
         };
         let mut driver = ended(state);
         assert_eq!(driver.order(5, task), taken, "{name} when {state}");
+        let told = driver.entries.last().map(|entry| match &entry.body {
+            Body::Ordered { answer, .. } => answer.state.clone(),
+            _ => None,
+        });
+        let now = driver.state.hold.as_ref().map_or(SequenceState::Closed, |hold| hold.state());
+        assert_eq!(told, Some(taken.then_some(now)), "the answer is the state after the order");
         let now = driver.finish_well();
         assert_eq!(now.as_ref().map_or("closed", kind), end, "{name} when {state}");
         if end == "closed" {

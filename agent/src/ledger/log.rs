@@ -8,8 +8,9 @@
 //! Numbers are little-endian, checksums CRC-32. The room behind the last record is preallocated
 //! and zero. A record counts when `sync` has returned, so only the last one can be incomplete: its
 //! header lies within one 512-byte sector, which a disk writes whole or not at all, and its payload
-//! has no zero byte, so a sector of zeros in it was never written. That is healed by cutting the
-//! record off, for nobody was told that it is there. Everything else is damage, and never skipped.
+//! has no zero byte, so zeros at its end or a sector of zeros in it were never written. That is healed
+//! by cutting the record off, for nobody was told that it is there. Everything else is damage, and
+//! never skipped.
 
 use std::path::{Path, PathBuf};
 
@@ -273,12 +274,13 @@ fn any_record(rest: &[u8], at: usize) -> bool {
     places.any(|place| header(place).is_some_and(|found| found.position as usize > at))
 }
 
-/// Tells whether some sector's part of the payload, which begins at `start` of the file, is zero.
+/// Tells whether the end of the payload, or some sector's part of it, is zero and so was never
+/// written. The payload begins at `start` of the file.
 fn has_hole(payload: &[u8], start: usize) -> bool {
     let first = (SECTOR - start % SECTOR).min(payload.len());
     let (head, tail) = payload.split_at(first);
     let zero = |part: &[u8]| !part.is_empty() && part.iter().all(|byte| *byte == 0);
-    zero(head) || tail.chunks(SECTOR).any(zero)
+    payload.last() == Some(&0) || zero(head) || tail.chunks(SECTOR).any(zero)
 }
 
 /// `Err(None)` is plain damage.

@@ -5,6 +5,7 @@
 //! ledger and goes on. Stopping the host agent stops neither a DolphinDB node nor releases anything.
 
 mod act;
+mod folders;
 mod records;
 mod staging;
 mod telling;
@@ -178,6 +179,8 @@ impl<E: Executor> Runner<E> {
         let mut changed = self.parts.ledger.watch();
         let mut running: Option<Running> = None;
         let mut outcome = None;
+        let mut swept = false;
+        folders::sweep(&self.parts.settings, &self.parts.ledger);
         self.wait_for_trust().await;
         loop {
             changed.borrow_and_update();
@@ -186,6 +189,10 @@ impl<E: Executor> Runner<E> {
                 self.tidy(closed).await;
             }
             let Some(now) = self.open(&mut running)? else {
+                if !std::mem::replace(&mut swept, true) {
+                    // It may have been closed before this life had taken it up.
+                    folders::sweep(&self.parts.settings, &self.parts.ledger);
+                }
                 self.wait(&mut changed).await;
                 continue;
             };
@@ -265,7 +272,7 @@ impl<E: Executor> Runner<E> {
             plan: Arc::clone(&hold.plan),
             host_plan,
             state_dir: parts.settings.state_dir.clone(),
-            work_dir: work_dir(&parts.settings, &format!("hold-{}", hold.token))?,
+            work_dir: folders::make(&parts.settings, &folders::of_hold(hold.token))?,
         });
         let records = HoldRecords { ledger: Arc::clone(&parts.ledger), token: hold.token };
         let passing = Passing::new(parts.settings.host.clone(), hold.token, parts.passing.clone());
@@ -415,33 +422,8 @@ impl<E: Executor> Runner<E> {
 
     async fn tidy(&self, closed: Running) {
         failpoint::reach(&["act.tidy.before"]);
-        tidy(&*self.parts.executor, &closed.ctx).await;
+        folders::tidy(&*self.parts.executor, &closed.ctx).await;
         failpoint::reach(&["act.tidy.after"]);
-    }
-}
-
-/// Cleans up after a hold, or a staging that failed; what fails is only logged.
-async fn tidy<E: Executor>(executor: &E, ctx: &Context) {
-    let ctx = ctx.for_step(Step::Join, false, TIDY_MAX, Stop::default());
-    let tidied = tokio::time::timeout(TIDY_MAX, executor.tidy(&ctx)).await;
-    match tidied {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::warn!(%error, "cannot tidy up"),
-        Err(_) => tracing::warn!("tidying up takes too long"),
-    }
-    if let Err(error) = std::fs::remove_dir_all(ctx.work_dir()) {
-        tracing::warn!(%error, folder = %ctx.work_dir().display(), "cannot remove the work folder");
-    }
-}
-
-/// Removing old backups and unpacked packages: some ten thousand files.
-const TIDY_MAX: Duration = Duration::from_secs(120);
-
-fn work_dir(settings: &Settings, name: &str) -> Result<PathBuf, Fatal> {
-    let folder = settings.state_dir.join("work").join(name);
-    match std::fs::create_dir_all(&folder) {
-        Ok(()) => Ok(folder),
-        Err(source) => Err(Fatal::Folder { folder, source }),
     }
 }
 

@@ -14,7 +14,7 @@ use grayfin_agent_core::{
 use grayfin_types::{OrderNumber, Token, step::Step};
 use tokio::sync::{Mutex, watch};
 
-use super::{Fatal, Parts, Passing, act, failure, records::NoRecords, success, work_dir};
+use super::{Fatal, Parts, Passing, act, failure, folders, records::NoRecords, success};
 use crate::{
     config::Installation,
     ledger,
@@ -108,7 +108,7 @@ impl<E: Executor> Staging<E> {
         Ok(match ended {
             Ok(words) => Ok(success(&[&words.0], begun)),
             Err(e) => {
-                super::tidy(&*self.parts.executor, &ctx).await;
+                folders::tidy(&*self.parts.executor, &ctx).await;
                 Err(failure(Step::Stage, e))
             }
         })
@@ -128,7 +128,7 @@ impl<E: Executor> Staging<E> {
             plan: Arc::clone(&now.plan),
             host_plan,
             state_dir: settings.state_dir.clone(),
-            work_dir: work_dir(settings, &format!("stage-{}", self.installation.cluster))?,
+            work_dir: folders::make(settings, &format!("stage-{}", self.installation.cluster))?,
         });
         let passing = Passing::new(settings.host.clone(), Token(0), self.parts.passing.clone());
         let coordination = Arc::clone(&self.coordination);
