@@ -1,6 +1,6 @@
 //! What goes wrong, as a person sees it: `error:`, `cause:`, `hint:`, and an exit code.
 
-use std::{fmt::Write as _, process::ExitCode};
+use std::process::ExitCode;
 
 use grayfin_types::{Code, gate::Reason};
 
@@ -104,8 +104,7 @@ impl Error {
     /// Writes it as a person sees it.
     pub(crate) fn render(&self) -> String {
         let mut text = String::from("error");
-        // A `String` never refuses to be written to.
-        let mut line = |args: std::fmt::Arguments<'_>| drop(text.write_fmt(args));
+        let mut line = |args: std::fmt::Arguments<'_>| text.push_str(&args.to_string());
         match self.code {
             Some(code) => line(format_args!(" {code}: {}\n", self.message)),
             None => line(format_args!(": {}\n", self.message)),

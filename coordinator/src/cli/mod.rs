@@ -1,17 +1,26 @@
-//! The operator's command line: every verb except `serve` is a client of the coordinators.
+//! The operator's command line: every verb except `serve` and `pki` is a client of the
+//! coordinators.
 
 mod args;
+mod client;
 mod error;
 mod output;
 mod pki;
+mod render;
+mod screen;
+mod show;
+mod steer;
 mod values;
+mod watch;
+mod wish;
 
 use std::{ffi::OsString, process::ExitCode};
 
 use clap::Parser;
 
 use self::{
-    args::{Cli, Command, join_canary},
+    args::{Cli, Command, Hold, Rollout, join_canary},
+    client::Client,
     error::{Error, Exit},
     output::Output,
 };
@@ -46,7 +55,9 @@ fn run(cli: &Cli, output: Output) -> Result<Exit, Error> {
         Command::Pki(pki) => pki::run(pki, output),
         Command::Serve { config } => {
             crate::telemetry::init();
-            runtime()?
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+            runtime
+                .map_err(|e| no_runtime(&e))?
                 .block_on(crate::serve::run(config))
                 .map(|()| Exit::Done)
                 .map_err(|e| serve_error(&e))
@@ -57,15 +68,56 @@ fn run(cli: &Cli, output: Output) -> Result<Exit, Error> {
         | Command::Hosts
         | Command::Hold(_)
         | Command::Explain { .. }
-        | Command::Coordinators => Err(Error::usage("not there yet")),
+        | Command::Coordinators => {
+            let client = Client::new(&cli.common)?;
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.map_err(|e| no_runtime(&e))?.block_on(ask(&client, &cli.command, output))
+        }
     }
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime, Error> {
-    tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| Error::from_chain(Exit::Internal, &e).cause("start the runtime"))
+async fn ask(client: &Client, command: &Command, output: Output) -> Result<Exit, Error> {
+    match command {
+        Command::Preflight(wish) => wish::preflight(client, wish, output).await,
+        Command::Plan(wish) => wish::plan(client, wish, output).await,
+        Command::Rollout(verb) => rollout(client, verb, output).await,
+        Command::Hosts => show::hosts(client, output).await,
+        Command::Hold(Hold::Show { cluster }) => {
+            show::holds(client, cluster.as_ref(), output).await
+        }
+        Command::Hold(Hold::Break { cluster, token, reason, yes }) => {
+            steer::break_hold(client, cluster, *token, reason, *yes, output).await
+        }
+        Command::Explain { id } => show::explain(client, id.as_ref(), output).await,
+        Command::Coordinators => show::coordinators(client, output).await,
+        Command::Pki(_) | Command::Serve { .. } => {
+            Err(Error::usage("this verb talks to no coordinator"))
+        }
+    }
+}
+
+async fn rollout(client: &Client, verb: &Rollout, output: Output) -> Result<Exit, Error> {
+    if let Some(steered) = steer::rollout(client, verb, output).await {
+        return steered;
+    }
+    match verb {
+        Rollout::Start { wish, yes, watch } => {
+            wish::start(client, wish, *yes, *watch, output).await
+        }
+        Rollout::Watch { id, from } => watch::run(client, id.as_ref(), *from, output).await,
+        Rollout::Status { id } => show::status(client, id.as_ref(), output).await,
+        Rollout::List
+        | Rollout::Pause(_)
+        | Rollout::Resume(_)
+        | Rollout::Abort(_)
+        | Rollout::Retry(_)
+        | Rollout::Skip { .. }
+        | Rollout::RollbackHost(_) => show::list(client, output).await,
+    }
+}
+
+fn no_runtime(error: &std::io::Error) -> Error {
+    Error::from_chain(Exit::Internal, error).cause("start the runtime")
 }
 
 fn serve_error(error: &crate::serve::Error) -> Error {

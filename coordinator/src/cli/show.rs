@@ -1,0 +1,186 @@
+//! Verbs that only look.
+
+use std::time::Duration;
+
+use grayfin_proto::v1::{Empty, RolloutName};
+use grayfin_types::{
+    ClusterId, Code, RolloutId,
+    status::{Explanation, HoldStatus, HostLine, RolloutStatus},
+};
+use jiff::tz::TimeZone;
+use serde_json::json;
+
+use super::{
+    client::{Client, chain},
+    error::{Error, Exit},
+    output::Output,
+    render,
+};
+
+/// A read is confirmed by a majority, which takes 2 s at most.
+pub(crate) const READ_MAX: Duration = Duration::from_secs(6);
+
+/// Returns the wall clock, for display.
+pub(crate) fn now_ms() -> u64 {
+    u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0)
+}
+
+/// Returns a rollout by its id, or the newest one of the cluster that the environment names.
+pub(crate) async fn rollout(
+    client: &Client,
+    id: Option<&RolloutId>,
+) -> Result<RolloutStatus, Error> {
+    let name = name(id);
+    client
+        .document("RolloutStatus", READ_MAX, |mut operator| {
+            let name = name.clone();
+            async move { operator.status(name).await }
+        })
+        .await
+}
+
+fn name(id: Option<&RolloutId>) -> RolloutName {
+    let cluster = if id.is_none() {
+        std::env::var("GRAYFIN_CLUSTER").unwrap_or_default()
+    } else {
+        String::new()
+    };
+    RolloutName { id: id.map(ToString::to_string).unwrap_or_default(), cluster }
+}
+
+/// `rollout status`.
+pub(crate) async fn status(
+    client: &Client,
+    id: Option<&RolloutId>,
+    output: Output,
+) -> Result<Exit, Error> {
+    let status = rollout(client, id).await?;
+    output.either(&status, || render::status::rollout(&status, now_ms(), &TimeZone::system()))?;
+    Ok(Exit::Done)
+}
+
+/// `rollout list`.
+pub(crate) async fn list(client: &Client, output: Output) -> Result<Exit, Error> {
+    let all: Vec<RolloutStatus> = client
+        .document("RolloutStatus list", READ_MAX, |mut operator| async move {
+            operator.list(Empty {}).await
+        })
+        .await?;
+    output.either(&all, || render::status::list(&all, now_ms(), &TimeZone::system()))?;
+    Ok(Exit::Done)
+}
+
+/// `hosts`.
+pub(crate) async fn hosts(client: &Client, output: Output) -> Result<Exit, Error> {
+    let hosts = host_lines(client).await?;
+    output.either(&hosts, || render::hosts::hosts(&hosts))?;
+    Ok(Exit::Done)
+}
+
+/// Returns what is known of all hosts.
+pub(crate) async fn host_lines(client: &Client) -> Result<Vec<HostLine>, Error> {
+    client
+        .document("HostLine list", READ_MAX, |mut operator| async move {
+            operator.hosts(Empty {}).await
+        })
+        .await
+}
+
+/// Returns the holds of all clusters.
+pub(crate) async fn hold_list(client: &Client) -> Result<Vec<HoldStatus>, Error> {
+    client
+        .document("HoldStatus list", READ_MAX, |mut operator| async move {
+            operator.holds(Empty {}).await
+        })
+        .await
+}
+
+/// `hold show`.
+pub(crate) async fn holds(
+    client: &Client,
+    cluster: Option<&ClusterId>,
+    output: Output,
+) -> Result<Exit, Error> {
+    let mut holds = hold_list(client).await?;
+    if let Some(cluster) = cluster {
+        holds.retain(|hold| &hold.cluster == cluster);
+        if holds.is_empty() {
+            return Err(Error::refused(
+                Code::NoSuchObject,
+                format!("there is no cluster `{cluster}`"),
+            )
+            .hint("`grayfin hosts` shows the clusters that host agents serve"));
+        }
+    }
+    output.either(&holds, || render::status::holds(&holds))?;
+    Ok(Exit::Done)
+}
+
+/// `explain`.
+pub(crate) async fn explain(
+    client: &Client,
+    id: Option<&RolloutId>,
+    output: Output,
+) -> Result<Exit, Error> {
+    let name = name(id);
+    let explained: Explanation = client
+        .document("Explanation", READ_MAX, |mut operator| {
+            let name = name.clone();
+            async move { operator.explain(name).await }
+        })
+        .await?;
+    output.either(&explained, || render::status::explanation(&explained))?;
+    Ok(Exit::Done)
+}
+
+/// `coordinators`: asks each one, for those that do not answer are what is looked for.
+pub(crate) async fn coordinators(client: &Client, output: Output) -> Result<Exit, Error> {
+    let mut best = None;
+    let mut silent = Vec::new();
+    for address in client.in_order() {
+        let mut operator = client.to(&address)?;
+        match tokio::time::timeout(READ_MAX, operator.coordinators(Empty {})).await {
+            Ok(Ok(answer)) => {
+                let answer = answer.into_inner();
+                let newer =
+                    best.as_ref().is_none_or(|b: &grayfin_proto::v1::CoordinatorsAnswer| {
+                        (answer.leader != 0, answer.term) > (b.leader != 0, b.term)
+                    });
+                if newer {
+                    best = Some(answer);
+                }
+            }
+            Ok(Err(status)) => silent.push((address, chain(&status))),
+            Err(_) => silent.push((address, "no answer in time".to_owned())),
+        }
+    }
+    let Some(best) = best else {
+        let mut error = Error::refused(Code::Unreachable, "no coordinator could be reached");
+        for (address, why) in silent {
+            error = error.cause(format!("`{address}`: {why}"));
+        }
+        return Err(error);
+    };
+    let lines: Vec<_> = best
+        .coordinators
+        .iter()
+        .map(|c| json!({ "id": c.id, "address": c.address, "voter": c.voter }))
+        .collect();
+    let away: Vec<_> =
+        silent.iter().map(|(address, why)| json!({ "address": address, "why": why })).collect();
+    let document = json!({
+        "answering": best.answering,
+        "leader": best.leader,
+        "term": best.term,
+        "coordinators": lines,
+        "silent": away,
+    });
+    output.either(&document, || {
+        let mut text = render::status::coordinators(&best);
+        for (address, why) in &silent {
+            text.push_str(&format!("`{address}` does not answer: {why}\n"));
+        }
+        text
+    })?;
+    Ok(if best.leader == 0 { Exit::Held } else { Exit::Done })
+}
