@@ -3,6 +3,7 @@
 //! What is decided is decided in `grayfin_agent_core`, which does no IO. Here is everything that
 //! observes or acts:
 //!
+//! - [`canary`] writes rows and reads them back.
 //! - [`config`] reads `agent.toml`.
 //! - [`ddb`] is our client of DolphinDB's API protocol.
 //! - [`ledger`] is the durable memory.
@@ -14,6 +15,7 @@
 
 pub mod backup;
 pub mod boot;
+pub mod canary;
 pub mod clock;
 pub mod config;
 pub mod ddb;

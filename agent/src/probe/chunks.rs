@@ -11,13 +11,14 @@
 //! there are is learnt from the table itself.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use grayfin_types::{
     NodeAlias,
     facts::{ChunkFacts, NodeSpec, Placement, Probe, UnsettledChunk},
 };
-use tokio::sync::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::credentials::Account;
 use super::pool::Pool;
@@ -41,9 +42,20 @@ const FETCH: &str = "grayfin_c = select chunkId, file, version, state, replicaCo
 const SAMPLE: &str = "exec top 1 replicas from grayfin_c where replicas != \"\"";
 
 /// Scans of one cluster, seen from this host agent.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Scanner {
     last: Mutex<Last>,
+    /// Taken while a scan runs.
+    turn: Arc<Semaphore>,
+    /// How many scans have ended.
+    ended: watch::Sender<u64>,
+}
+
+impl Default for Scanner {
+    fn default() -> Self {
+        let turn = Arc::new(Semaphore::new(1));
+        Self { last: Mutex::default(), turn, ended: watch::Sender::new(0) }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -62,19 +74,20 @@ impl Last {
                 Probe::Known(ChunkFacts { age_ms, ..facts.clone() })
             }
             (Some(Err(why)), _) => Probe::Unknown(why.clone()),
-            (None, _) | (_, None) => Probe::Unknown("no scan was asked for yet".to_owned()),
+            (None, _) | (_, None) => Probe::Unknown("no scan has ended yet".to_owned()),
         }
     }
 }
 
 /// What a scan needs to know.
-pub(super) struct Wanted<'a> {
+#[derive(Debug, Clone)]
+pub(super) struct Wanted {
     /// The leading controller.
-    pub(super) leader: &'a NodeSpec,
+    pub(super) leader: NodeSpec,
     /// `dfsReplicationFactor`, if known.
     pub(super) factor: Option<u32>,
     /// The nodes of the cluster.
-    pub(super) nodes: &'a [NodeSpec],
+    pub(super) nodes: Vec<NodeSpec>,
     /// Why the leader must be spared, if so.
     pub(super) spare: Option<String>,
     /// The limit of each single call.
@@ -82,39 +95,57 @@ pub(super) struct Wanted<'a> {
 }
 
 impl Scanner {
-    /// Returns the last scan with its age, without a new one.
-    pub(super) async fn last(&self) -> Probe<ChunkFacts> {
-        self.last.lock().await.answer()
+    fn last_scan(&self) -> MutexGuard<'_, Last> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Scans if the ration allows it, else returns the last scan with its age. Two callers at the
-    /// same time share one scan.
-    pub(super) async fn scan(&self, pool: &Pool, wanted: &Wanted<'_>) -> Probe<ChunkFacts> {
-        let mut last = self.last.lock().await;
+    /// Returns the last scan with its age, without a new one.
+    pub(super) fn last(&self) -> Probe<ChunkFacts> {
+        self.last_scan().answer()
+    }
+
+    /// Takes the turn for a scan; none if one runs, or if the ration does not allow one yet.
+    pub(super) fn begin(&self) -> Option<OwnedSemaphorePermit> {
+        let permit = Arc::clone(&self.turn).try_acquire_owned().ok()?;
+        let last = self.last_scan();
         let early = last.ended.is_some_and(|ended| ended.elapsed() < last.took * RATION);
-        if early {
-            return last.answer();
-        }
+        (!early).then_some(permit)
+    }
+
+    /// Scans. To be run to its end whoever still waits for it: a scan that is broken off has cost
+    /// the controller as much as one that ended, and would be begun again at once.
+    pub(super) async fn run(&self, turn: OwnedSemaphorePermit, pool: &Pool, wanted: &Wanted) {
         let began = Instant::now();
         let facts = match &wanted.spare {
             Some(why) => Err(why.clone()),
             None => scan(pool, wanted).await,
         };
-        last.took = began.elapsed();
-        last.ended = Some(Instant::now());
-        last.facts = Some(facts.map(|facts| {
+        {
+            let mut last = self.last_scan();
+            last.took = began.elapsed();
+            last.ended = Some(Instant::now());
             let scan_ms = u64::try_from(last.took.as_millis()).unwrap_or(u64::MAX);
-            ChunkFacts { scan_ms, ..facts }
-        }));
-        last.answer()
+            last.facts = Some(facts.map(|facts| ChunkFacts { scan_ms, ..facts }));
+        }
+        drop(turn);
+        self.ended.send_modify(|count| *count += 1);
+    }
+
+    /// Waits, at most this long, until the scan that runs has ended.
+    pub(super) async fn wait(&self, limit: Duration) {
+        let mut ended = self.ended.subscribe();
+        if self.turn.available_permits() == 0 {
+            // The sender lives in `self`; too late means that the last scan is told with its age.
+            drop(tokio::time::timeout(limit, ended.changed()).await);
+        }
     }
 }
 
 /// One scan.
-async fn scan(pool: &Pool, wanted: &Wanted<'_>) -> Result<ChunkFacts, String> {
+async fn scan(pool: &Pool, wanted: &Wanted) -> Result<ChunkFacts, String> {
     let mut call = Call::plain(wanted.deadline);
     call.limits.reply_bytes = REPLY_BYTES;
-    let opened = pool.open(wanted.leader, Account::Probe, wanted.deadline).await;
+    let opened = pool.open(&wanted.leader, Account::Probe, wanted.deadline).await;
     let mut lease = opened.map_err(|error| error.words())?;
     let mut run = async |source: &str| {
         let answer = lease.script("getClusterChunksStatus", source, &call).await;
@@ -125,7 +156,7 @@ async fn scan(pool: &Pool, wanted: &Wanted<'_>) -> Result<ChunkFacts, String> {
     let sample = sample.vector().and_then(|v| v.str(0)).unwrap_or_default().to_owned();
     run(&split(&sample)).await?;
 
-    let mut found = Placements::new(wanted.nodes);
+    let mut found = Placements::new(&wanted.nodes);
     let even = even();
     let groups = run(&format!(
         "select count(*) as n, first(file) as example from grayfin_s where {even} group by state, replicaCount, place"

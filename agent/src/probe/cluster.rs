@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use grayfin_types::{
     NodeAlias,
@@ -19,6 +20,8 @@ use crate::ddb::Call;
 const RECOVERY_WAIT_FLOOR_MS: u64 = 60_000;
 /// With more of its memory in use than this the leader is not asked for its whole chunk table.
 const LEADER_MEMORY_MAX: f64 = 0.8;
+/// A look waits this long for a scan; one that takes longer is told in the look after its end.
+const SCAN_WAIT: Duration = Duration::from_secs(10);
 /// `dfsReplicationFactor` where nothing is set.
 const DEFAULT_FACTOR: u64 = 2;
 
@@ -119,7 +122,7 @@ impl Prober {
             (Probe::Known(alias), Probe::Known(nodes)) if chunks => {
                 self.scan(alias, nodes, &from).await
             }
-            _ => self.0.scanner.last().await,
+            _ => self.0.scanner.last(),
         };
         let floor = |wait: &u64| if *wait == 0 { 0 } else { (*wait).max(RECOVERY_WAIT_FLOOR_MS) };
         ClusterFacts {
@@ -270,15 +273,19 @@ impl Prober {
             ));
         };
         let row = from.nodes.known().and_then(|rows| rows.iter().find(|r| r.spec.alias == *leader));
-        let specs: Vec<NodeSpec> = nodes.iter().map(|node| node.spec.clone()).collect();
-        let wanted = Wanted {
-            leader: spec,
-            factor: small(&from.factor).known().copied(),
-            nodes: &specs,
-            spare: row.and_then(short_of_memory),
-            deadline: self.0.options.scan,
-        };
-        self.0.scanner.scan(&self.0.pool, &wanted).await
+        if let Some(turn) = self.0.scanner.begin() {
+            let wanted = Wanted {
+                leader: spec.clone(),
+                factor: small(&from.factor).known().copied(),
+                nodes: nodes.iter().map(|node| node.spec.clone()).collect(),
+                spare: row.and_then(short_of_memory),
+                deadline: self.0.options.scan,
+            };
+            let inner = Arc::clone(&self.0);
+            tokio::spawn(async move { inner.scanner.run(turn, &inner.pool, &wanted).await });
+        }
+        self.0.scanner.wait(SCAN_WAIT).await;
+        self.0.scanner.last()
     }
 }
 

@@ -49,6 +49,7 @@ mod tests;
 pub use commands::CommandError;
 pub use credentials::{Account, Credentials};
 pub use node::Answer;
+pub(crate) use pool::words;
 pub use pool::{AskError, Lease, Pool, endpoint};
 
 use crate::config::Installation;
