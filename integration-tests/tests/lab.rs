@@ -59,7 +59,7 @@ async fn it_is_healthy_is_observed_and_leaves_nothing() {
     assert_ne!(lab.node("node44").unwrap().pid().unwrap(), before);
     lab.restart(&Target::Node("node45".to_owned())).await.unwrap();
     lab.wait_healthy().await.unwrap();
-    let report = observer.report();
+    let report = observer.stop();
     let cluster = lab.cluster().name.clone();
     let disturbed = report.disturbed(&cluster);
     assert!(disturbed["host43"].is_empty(), "{disturbed:?}");
@@ -67,6 +67,7 @@ async fn it_is_healthy_is_observed_and_leaves_nothing() {
     assert_eq!(report.overlaps(), [], "one host after the other");
     assert_eq!(report.node("node44").unwrap().processes.len(), 2);
 
+    let observer = lab.observer().unwrap();
     lab.kill(&Target::Node("node43".to_owned())).await.unwrap();
     lab.kill(&Target::Node("node44".to_owned())).await.unwrap();
     wait::until_true("the observer to see two hosts down at once", LIMIT, || async {

@@ -11,7 +11,7 @@ mod sample;
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use tokio::sync::watch;
@@ -20,11 +20,15 @@ pub use identify::{Watched, processes_of};
 pub use report::{LeaderChange, LeaderSeen, NodeRecord, Overlap, ProcessSeen, Report, Span};
 
 use crate::topology::Cluster;
+use crate::wait;
 
 /// Between two samples: under the 50 ms that are promised, with room for a busy machine.
 const SAMPLE_EVERY: Duration = Duration::from_millis(30);
 /// Between two questions about the leader: an election takes 0.8 s at the lab's time scale.
 const ASK_EVERY: Duration = Duration::from_millis(500);
+
+/// For the first look, which takes some milliseconds.
+const FIRST_LOOK_LIMIT: Duration = Duration::from_secs(10);
 
 /// What the threads share.
 type Shared = Arc<Mutex<Report>>;
@@ -38,7 +42,7 @@ pub struct Observer {
 }
 
 impl Observer {
-    /// Starts to look.
+    /// Starts to look; returns after the first look, so that nothing from now on is missed.
     pub fn start(watched: Vec<Watched>, clusters: Vec<Cluster>) -> anyhow::Result<Self> {
         let report = Arc::new(Mutex::new(Report::new(&watched)));
         let (stop, stopped) = watch::channel(false);
@@ -48,6 +52,11 @@ impl Observer {
         observer.spawn("observer", move || sample::run(&watched, &shared, &ends))?;
         let shared = observer.report.clone();
         observer.spawn("observer-leaders", move || leaders::run(clusters, &shared, stopped))?;
+        let started = Instant::now();
+        while locked(&observer.report).samples == 0 {
+            anyhow::ensure!(started.elapsed() < FIRST_LOOK_LIMIT, "the observer does not look");
+            wait::pause_thread(Duration::from_millis(1));
+        }
         Ok(observer)
     }
 
@@ -62,7 +71,7 @@ impl Observer {
         locked(&self.report).clone()
     }
 
-    /// Stops looking and returns what was seen.
+    /// Stops after one more look and returns what was seen.
     pub fn stop(mut self) -> Report {
         self.end();
         self.report()
@@ -95,7 +104,6 @@ fn locked(report: &Shared) -> MutexGuard<'_, Report> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wait;
 
     #[tokio::test]
     async fn it_looks_often_enough_even_with_nothing_to_see() {

@@ -137,9 +137,13 @@ impl Report {
             self.longest_gap_ms = self.longest_gap_ms.max(gap);
             self.late_samples += u64::from(gap > 50);
         }
+        let before = self.last_sample_ms;
         self.samples += 1;
         self.last_sample_ms = at_ms;
         for (node, seen) in self.nodes.iter_mut().zip(seen) {
+            // A restart that fits between two looks is an outage all the same.
+            let known = |it: &ProcessId| node.processes.iter().any(|known| known.process == *it);
+            let replaced = !node.processes.is_empty() && !seen.processes.iter().any(known);
             for process in &seen.processes {
                 if !node.processes.iter().any(|known| known.process == *process) {
                     node.processes.push(ProcessSeen { at_ms, process: *process });
@@ -155,6 +159,8 @@ impl Report {
                 Some(_) | None => {
                     if !up {
                         node.down.push(Span { from_ms: at_ms, to_ms: None });
+                    } else if replaced {
+                        node.down.push(Span { from_ms: before, to_ms: Some(at_ms) });
                     }
                 }
             }
@@ -318,6 +324,19 @@ mod tests {
         seen[2].processes.clear();
         report.add_sample(0, &seen);
         assert_eq!(report.node("b1").unwrap().down.len(), 1);
+    }
+
+    #[test]
+    fn a_restart_between_two_looks_is_an_outage() {
+        let mut report = report();
+        report.add_sample(0, &look([true, true, true]));
+        let mut seen = look([true, true, true]);
+        seen[1].processes = vec![ProcessId { pid: 2, started: 9 }];
+        report.add_sample(30, &seen);
+        report.add_sample(60, &seen);
+        let expected = [Span { from_ms: 0, to_ms: Some(30) }];
+        assert_eq!(report.disturbed("c")["h1"], expected);
+        assert_eq!(report.node("a2").unwrap().processes.len(), 2);
     }
 
     #[test]

@@ -14,15 +14,19 @@ use crate::wait;
 /// are microseconds, and this is a second.
 const LOOKS_BEFORE_IGNORED: u32 = 33;
 
-/// Looks until told to stop.
+/// Looks until told to stop, and then once more.
 pub(super) fn run(watched: &[Watched], report: &Shared, stop: &watch::Receiver<bool>) {
     let mut sampler = Sampler::default();
     let started = Instant::now();
-    while !*stop.borrow() {
+    loop {
+        let last = *stop.borrow();
         let begun = Instant::now();
         let seen = sampler.look(watched);
         let at = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         locked(report).add_sample(at, &seen);
+        if last {
+            return;
+        }
         wait::pause_thread(SAMPLE_EVERY.saturating_sub(begun.elapsed()));
     }
 }
