@@ -233,9 +233,10 @@ impl Controller {
             Ok(nodes) => nodes,
             Err(text) => return self.reply(request, Answer::Failed(text)),
         };
-        let away: Vec<_> = nodes.into_iter().filter(|(n, _)| !self.is_online(&n.alias)).collect();
-        let tokens = self.open_batch(Some(request), away.len());
-        for ((node, agent), token) in away.into_iter().zip(tokens) {
+        // Also those that seem to be there: a node that has just died is not known to be away. The
+        // agent looks before it starts anything.
+        let tokens = self.open_batch(Some(request), nodes.len());
+        for ((node, agent), token) in nodes.into_iter().zip(tokens) {
             self.order_start(now, Some(token), agent, &node);
         }
     }

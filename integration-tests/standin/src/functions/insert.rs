@@ -75,7 +75,13 @@ pub(super) async fn insert(call: &mut Call<'_>, put: bool) -> Outcome {
         Answer::Done => {}
         Answer::Duplicate { rows } => return Ok(Value::int(i32::try_from(rows).unwrap_or(0))),
         Answer::Failed(text) => {
-            forget(call, &node, tid);
+            call.caller.drop_insert(tid.0);
+            if text.contains("is unknown") {
+                let left = vec![inserts::path_of(&node.shared.places.own, tid.0)];
+                tokio::spawn(async move { inserts::settle(&node, left).await });
+            } else {
+                inserts::forget(&node.shared.places.own, tid.0);
+            }
             return Err(CallError::Error(text));
         }
         other => return Err(CallError::Error(format!("unexpected {other:?}"))),
@@ -85,17 +91,6 @@ pub(super) async fn insert(call: &mut Call<'_>, put: bool) -> Outcome {
         stop::die();
     }
     Ok(Value::count(count))
-}
-
-/// Nothing of it was applied.
-fn forget(call: &Call<'_>, node: &Node, tid: Tid) {
-    for known in call.caller.take_inserts() {
-        if known == tid.0 {
-            inserts::forget(&node.shared.places.own, known);
-        } else {
-            call.caller.add_insert(known);
-        }
-    }
 }
 
 /// Client and number of the request, where the server keeps account of them.

@@ -155,6 +155,14 @@ impl Caller {
         }
     }
 
+    /// Nothing of it is to be answered for.
+    fn drop_insert(&self, tid: u64) {
+        match self.inserts.lock() {
+            Ok(mut inserts) => inserts.retain(|known| *known != tid),
+            Err(poisoned) => poisoned.into_inner().retain(|known| *known != tid),
+        }
+    }
+
     fn add_insert(&self, tid: u64) {
         match self.inserts.lock() {
             Ok(mut inserts) => inserts.push(tid),

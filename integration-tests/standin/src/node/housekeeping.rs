@@ -1,5 +1,6 @@
 //! What a node does by itself now and then.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,13 +17,13 @@ const COLLECT: Duration = Duration::from_secs(1);
 const LEAST: Duration = Duration::from_millis(200);
 
 /// Starts the tasks of a node.
-pub(crate) fn start(node: &Arc<Node>) {
+pub(crate) fn start(node: &Arc<Node>, left: Vec<PathBuf>) {
     if matches!(node.brain, Brain::Controller(_)) {
         return;
     }
     tokio::spawn(tick(Arc::clone(node)));
     if matches!(node.shared.role, Role::DataNode | Role::ComputeNode) {
-        tokio::spawn(first_steps(Arc::clone(node)));
+        tokio::spawn(first_steps(Arc::clone(node), left));
     }
 }
 
@@ -48,12 +49,12 @@ async fn tick(node: Arc<Node>) {
 }
 
 /// Once the node is ready: what became of the last run's inserts, then the startup script.
-async fn first_steps(node: Arc<Node>) {
+async fn first_steps(node: Arc<Node>, left: Vec<PathBuf>) {
     while !node.is_ready().await {
         tokio::time::sleep(LEAST).await;
     }
     jobs::run_startup_script(&node).await;
-    inserts::settle(&node).await;
+    inserts::settle(&node, left).await;
 }
 
 /// What `getClusterPerf` shows of this node.

@@ -38,7 +38,8 @@ pub(crate) fn describe(
     }
 }
 
-fn path_of(home: &Path, tid: u64) -> PathBuf {
+/// The file of an insert under way.
+pub(crate) fn path_of(home: &Path, tid: u64) -> PathBuf {
     home.join(IN_FLIGHT).join(format!("{tid}.json"))
 }
 
@@ -67,11 +68,15 @@ pub(crate) fn record(home: &Path, tid: u64) -> io::Result<()> {
     fs::remove_file(path)
 }
 
-/// After a start: finds out what became of the inserts that the last run left.
-pub(crate) async fn settle(node: &Node) {
+/// The inserts that the last run left; to be asked before this run makes any.
+pub(crate) fn left_by_last_run(home: &Path) -> Vec<PathBuf> {
+    in_flight(home).unwrap_or_default()
+}
+
+/// Finds out what became of inserts, however long it takes.
+pub(crate) async fn settle(node: &Node, inserts: Vec<PathBuf>) {
     let home = node.shared.places.own.clone();
-    let left = in_flight(&home).unwrap_or_default();
-    for path in left {
+    for path in inserts {
         let parsed = fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok());
         let Some(insert): Option<Insert> = parsed else {
             // Half written: the insert had not begun.

@@ -122,8 +122,9 @@ async fn start_logged(
     };
     let (sessions, memory) = (Sessions::default(), Memory::load(&shared)?);
     let node = Arc::new(Node { shared, brain, sessions, memory, ready });
+    let left = super::inserts::left_by_last_run(&node.shared.places.own);
     tokio::spawn(super::server::serve(Arc::clone(&node), listener));
-    super::housekeeping::start(&node);
+    super::housekeeping::start(&node, left);
     Ok(Started { node, failed })
 }
 

@@ -248,6 +248,41 @@ impl Cluster {
         }
     }
 
+    /// Puts the binary and the files of another version in place.
+    pub(crate) fn install(&self, host: u8, version: &str) {
+        let folder = self.folder.path().join(format!("h{host}"));
+        let configs = ["controller.cfg", "agent.cfg", "cluster.cfg", "cluster.nodes"];
+        let keep = configs.map(|name| {
+            let path = self.work(host).join("config").join(name);
+            (fs::read(&path).expect("read"), path)
+        });
+        // The binary of a running process cannot be written to.
+        fs::remove_file(self.work(host).join("../dolphindb")).expect("remove");
+        builder().install(&Release::of(version).expect("modelled"), &folder).expect("install");
+        for (bytes, path) in keep {
+            fs::write(path, bytes).expect("write");
+        }
+    }
+
+    /// Waits until all nodes are on line and nothing recovers; chunks may be written to.
+    pub(crate) async fn wait_whole_under_load(&self) {
+        until("a whole cluster under load", || async {
+            let leader = self.leader().await?;
+            let down = "exec name from getClusterPerf(true) where state != 1";
+            let down = self.eval(&leader, down).await?;
+            if !down.is_empty() {
+                return Err(format!("{down:?} are away"));
+            }
+            let bad = "exec count(*) from getClusterChunksStatus() where state == \"RECOVERING\" \
+                       or replicaCount != 2";
+            match self.eval(&leader, bad).await?.as_i64() {
+                Some(0) => Ok(()),
+                other => Err(format!("{other:?} chunks are not whole")),
+            }
+        })
+        .await;
+    }
+
     /// Who leads, as a majority of the controllers says.
     pub(crate) async fn leader(&self) -> Result<String, String> {
         let mut votes: Vec<String> = Vec::new();
@@ -351,12 +386,13 @@ impl Cluster {
     pub(crate) async fn wait_gone(&mut self, alias: &str) {
         let since = Instant::now();
         loop {
-            for (known, child) in &mut self.children {
-                if known == alias {
-                    drop(child.try_wait());
-                }
-            }
-            if self.pid(alias).is_none() {
+            // A process that has just been spawned has no command line yet: ask for its end.
+            let own = self.children.iter_mut().find(|(known, _)| known == alias);
+            let gone = match own {
+                Some((_, child)) => child.try_wait().expect("a child").is_some(),
+                None => self.pid(alias).is_none(),
+            };
+            if gone {
                 return;
             }
             assert!(since.elapsed() < PATIENCE, "{alias} does not end");
@@ -421,7 +457,11 @@ impl Client {
         self.ask(Body::Script(script.to_owned())).await
     }
 
-    pub(crate) async fn call(&mut self, name: &str, args: Vec<Value>) -> Result<Option<Value>, String> {
+    pub(crate) async fn call(
+        &mut self,
+        name: &str,
+        args: Vec<Value>,
+    ) -> Result<Option<Value>, String> {
         self.ask(Body::Function { name: name.to_owned(), args }).await
     }
 
