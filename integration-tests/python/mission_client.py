@@ -60,7 +60,7 @@ def write(session, options):
         name = random.sample(NAMES, 1)
         data = pd.DataFrame({"time": now, "name": name, "id": row})
         appender.append(data)
-        print(row, f"{session.host}:{session.port}", flush=True)
+        print(f"row {row} {session.host}:{session.port}", flush=True)
         row += 1
         time.sleep(options.pause)
 
