@@ -282,7 +282,8 @@ async fn create_table(call: &Call<'_>, partitioned: bool) -> Outcome {
 async fn load_table(call: &Call<'_>) -> Outcome {
     let (db, name) = (path_of(call, 0)?, call.text(1)?);
     let handle = TableHandle { database: db, table: name };
-    require_table(call.node, &handle).await?;
+    let view = require_table(call.node, &handle).await?;
+    call.node.memory.keep_view(&handle, view);
     Ok(Value::TableHandle(handle))
 }
 

@@ -47,7 +47,10 @@ pub(super) async fn insert(call: &mut Call<'_>, put: bool) -> Outcome {
     if put && node.shared.faults.take(Kind::CrashBeforeApply).is_some() {
         stop::die();
     }
-    let view = require_table(&node, &handle).await?;
+    let view = match node.memory.recent_view(&handle) {
+        Some(view) => view,
+        None => require_table(&node, &handle).await?,
+    };
     let spec: TableSpec = parse(&view.table.spec)?;
     let mut rows = empty_table(&spec);
     let given = rows_of(call, &rows)?;

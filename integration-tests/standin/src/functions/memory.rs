@@ -1,9 +1,11 @@
 //! What a node holds only in memory, and loses when it stops.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
-use standin_lang::value::Table;
+use standin_lang::value::{Table, TableHandle};
+use standin_model::message::TableView;
 
 use super::jobs::{Job, Scheduled};
 use super::plugins::Plugin;
@@ -13,6 +15,9 @@ use crate::node::start::Refused;
 
 /// Texts that are remembered of what clients wanted and this stand-in does not have.
 const UNMODELLED_MAX: usize = 50;
+
+/// `tableInsert{loadTable(…)}` asks for the table twice within a few milliseconds.
+const VIEW_AGE: Duration = Duration::from_millis(200);
 
 /// A table that all sessions share.
 #[derive(Clone, Debug)]
@@ -51,6 +56,7 @@ pub(crate) struct Memory {
     plugins: Mutex<Vec<Plugin>>,
     jobs: Mutex<Vec<Job>>,
     scheduled: Mutex<Vec<Scheduled>>,
+    views: Mutex<HashMap<TableHandle, (Instant, Box<TableView>)>>,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -83,6 +89,21 @@ impl Memory {
     pub(crate) fn unmodelled(&self) -> (u64, Vec<String>) {
         let unmodelled = locked(&self.unmodelled);
         (unmodelled.0, unmodelled.1.iter().cloned().collect())
+    }
+
+    /// Remembers a table for the insert that probably follows.
+    pub(super) fn keep_view(&self, handle: &TableHandle, view: Box<TableView>) {
+        let mut views = locked(&self.views);
+        views.retain(|_, (at, _)| at.elapsed() < VIEW_AGE);
+        views.insert(handle.clone(), (Instant::now(), view));
+    }
+
+    /// A table as it was a moment ago. That is enough for an insert: the leader checks all of it
+    /// again when the transaction begins.
+    pub(super) fn recent_view(&self, handle: &TableHandle) -> Option<Box<TableView>> {
+        let views = locked(&self.views);
+        let (at, view) = views.get(handle)?;
+        (at.elapsed() < VIEW_AGE).then(|| view.clone())
     }
 
     pub(super) fn tables(&self) -> MutexGuard<'_, BTreeMap<String, SharedTable>> {

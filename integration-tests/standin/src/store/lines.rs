@@ -138,13 +138,22 @@ impl LineFile {
 
     /// Adds lines; durable when it returns, if the file was opened so.
     pub(crate) fn append<T: Serialize>(&mut self, lines: &[T]) -> Result<(), Error> {
+        self.add(lines, self.sync)
+    }
+
+    /// Adds lines that something else can stand in for after a power cut.
+    pub(crate) fn append_lazily<T: Serialize>(&mut self, lines: &[T]) -> Result<(), Error> {
+        self.add(lines, false)
+    }
+
+    fn add<T: Serialize>(&mut self, lines: &[T], sync: bool) -> Result<(), Error> {
         let mut write = || {
             let mut text = String::new();
             for line in lines {
                 text.push_str(&encode(line)?);
             }
             self.file.write_all(text.as_bytes())?;
-            if self.sync { self.file.sync_data() } else { Ok(()) }
+            if sync { self.file.sync_data() } else { Ok(()) }
         };
         write().map_err(Error::io(&self.path))
     }

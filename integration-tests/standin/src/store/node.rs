@@ -2,7 +2,9 @@
 //! the files under the volumes hold the rows.
 //!
 //! A chunk's file is a line per transaction: version, transaction, rows, checksum, payload. What
-//! lies behind the committed length is undecided, or never was.
+//! lies behind the committed length is undecided, or never was. After a power cut the list of
+//! chunks may be behind the files: a line with another one behind it was committed, or the other
+//! one would have taken its place; the last one is undecided.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -99,7 +101,7 @@ impl NodeStore {
         let number = newest_number(&meta)?;
         let (mut chunks, from) = load(&meta, number, version)?;
         for held in chunks.values_mut() {
-            cut(&file_of(dirs, &held.place), held)?;
+            follow_file(&file_of(dirs, &held.place), held)?;
         }
         let undecided = chunks.values().filter(|held| held.pending.is_some()).count();
         let (redo, replayed) = Redo::open(&dirs.redo_log, &dirs.tsdb_redo_log, scale)
@@ -182,7 +184,12 @@ impl NodeStore {
 
     fn edit(&mut self, edit: &Edit) -> Result<(), Error> {
         self.edited += 1;
-        self.edits.append(std::slice::from_ref(edit))
+        let edit = std::slice::from_ref(edit);
+        match edit {
+            [Edit::Create(_) | Edit::Delete { .. }] => self.edits.append(edit),
+            // The files of the chunks say as much.
+            _ => self.edits.append_lazily(edit),
+        }
     }
 
     fn create(&mut self, place: ChunkPlace) -> Result<(), Error> {
@@ -408,47 +415,45 @@ fn write_generation(
     Ok(edits)
 }
 
-/// Cuts off what lies behind what counts, or finds that something is missing: then the chunk is
-/// only as far as its file.
-fn cut(path: &Path, held: &mut Held) -> Result<(), Error> {
-    let keep = held.pending.map_or(held.length, |pending| pending.end);
-    let file = OpenOptions::new().write(true).open(path);
-    let length = match &file {
-        Ok(file) => file.metadata().map_err(Error::io(path))?.len(),
-        Err(_) => 0,
-    };
-    if length < keep {
-        held.pending = None;
-    }
-    if length < held.length {
-        recount(path, held)?;
-        return Ok(());
-    }
-    match file {
-        Ok(file) if length > keep => file.set_len(keep).map_err(Error::io(path)),
-        Ok(_) | Err(_) => Ok(()),
-    }
-}
-
-/// Counts a file that is shorter than it should be.
-fn recount(path: &Path, held: &mut Held) -> Result<(), Error> {
-    (held.version, held.length, held.rows) = (0, 0, 0);
+/// Takes a chunk's state from its file where the list of chunks is behind it, or where the file
+/// lacks what the list says; then cuts off what is torn.
+fn follow_file(path: &Path, held: &mut Held) -> Result<(), Error> {
     let Ok(file) = File::open(path) else {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(Error::io(folder))?;
         }
         File::create(path).map_err(Error::io(path))?;
+        (held.version, held.length, held.rows, held.pending) = (0, 0, 0, None);
         return Ok(());
     };
+    let listed = held.length;
+    let (mut end, mut versions) = (0, (0, 0));
+    (held.version, held.length, held.rows, held.pending) = (0, 0, 0, None);
     for line in BufReader::new(file).split(b'\n') {
         let line = line.map_err(Error::io(path))?;
         let Some(record) = parse_record(&line) else { break };
-        held.version = record.version;
-        held.rows += record.payload.rows;
-        held.length += u64::try_from(line.len()).unwrap_or(0) + 1;
+        if record.version != versions.1 + 1 {
+            break;
+        }
+        versions = (versions.1, record.version);
+        if let Some(before) = held.pending.take() {
+            (held.version, held.length) = (before.version, before.end);
+            held.rows += before.rows;
+        }
+        end += u64::try_from(line.len()).unwrap_or(0) + 1;
+        let Record { tid, version, payload } = record;
+        held.pending = Some(Pending { tid, version, end, rows: payload.rows });
+    }
+    // What the list of chunks knows to be committed is.
+    if let Some(last) = held.pending.filter(|last| last.end <= listed) {
+        (held.version, held.length, held.pending) = (last.version, last.end, None);
+        held.rows += last.rows;
     }
     let file = OpenOptions::new().write(true).open(path).map_err(Error::io(path))?;
-    file.set_len(held.length).map_err(Error::io(path))
+    match file.metadata().map_err(Error::io(path))?.len() {
+        length if length > end => file.set_len(end).map_err(Error::io(path)),
+        _ => Ok(()),
+    }
 }
 
 /// `TSDBMeta/iotEditLog.meta` grows with each commit, `iotCheckPointFile.meta` is there.
@@ -522,4 +527,99 @@ pub(crate) fn read_records(
         records.push(record);
     }
     Ok((records, false))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{ClusterConfig, Role};
+
+    fn place(id: u128) -> ChunkPlace {
+        ChunkPlace {
+            id: ChunkId(id),
+            db: "dfs://d".to_owned(),
+            table: "t".to_owned(),
+            key: "a b".to_owned(),
+            path: "/d/a b/1".to_owned(),
+        }
+    }
+
+    fn record(version: u64, data: &str) -> Record {
+        let payload = Payload { rows: 1, data: data.to_owned() };
+        Record { version, tid: Tid(version * 100), payload }
+    }
+
+    fn open(folder: &Path, version: &str) -> Opened {
+        let config = ClusterConfig::parse("c", "workerNum=4\n").unwrap();
+        let dirs = NodeDirs::new(folder, &config.effective("n", Role::DataNode));
+        NodeStore::open(&dirs, &version.parse().unwrap(), false, 0.05).unwrap()
+    }
+
+    fn local(store: &NodeStore) -> Local {
+        store.locals().pop().unwrap()
+    }
+
+    fn file(store: &NodeStore) -> PathBuf {
+        store.readable(ChunkId(1)).unwrap().0
+    }
+
+    #[test]
+    fn what_is_committed_comes_back_and_what_is_not_is_undecided() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut store = open(folder.path(), "2.00.8.10").store;
+        let chunk = ChunkId(1);
+        store.apply(StoreOp::Create(place(1))).unwrap();
+        store.apply(StoreOp::AppendPending { chunk, record: record(1, "+T:a") }).unwrap();
+        store.apply(StoreOp::CommitPending { chunk, version: 1 }).unwrap();
+        store.apply(StoreOp::AppendPending { chunk, record: record(2, "+T:b") }).unwrap();
+        store.apply(StoreOp::DropPending { chunk }).unwrap();
+        store.apply(StoreOp::AppendPending { chunk, record: record(2, "+T:c") }).unwrap();
+        assert_eq!(store.redo_stats().len(), 1);
+        let again = open(folder.path(), "2.00.8.12");
+        assert_eq!(again.upgraded_from.map(|v| v.to_string()).as_deref(), Some("2.00.8.10"));
+        let found = local(&again.store);
+        assert_eq!((found.version, found.pending.map(|p| p.version)), (1, Some(2)));
+        let (path, length) = again.store.readable(chunk).unwrap();
+        let (records, more) = read_records(&path, length, 0, 9).unwrap();
+        assert_eq!((records, more), (vec![record(1, "+T:a")], false));
+    }
+
+    #[test]
+    fn files_say_what_a_lost_list_does_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut store = open(folder.path(), "2.00.8.10").store;
+        let chunk = ChunkId(1);
+        store.apply(StoreOp::Create(place(1))).unwrap();
+        store.checkpoint().unwrap();
+        let list = folder.path().join("storage/CHUNK_METADATA").join("editlog.2");
+        let before = fs::read(&list).unwrap();
+        for version in 1..=3 {
+            store.apply(StoreOp::AppendPending { chunk, record: record(version, "+O:x") }).unwrap();
+            store.apply(StoreOp::CommitPending { chunk, version }).unwrap();
+        }
+        // A power cut: the list's last lines never reached the disk, and a line is torn.
+        fs::write(&list, before).unwrap();
+        let mut bytes = fs::read(file(&store)).unwrap();
+        bytes.extend(b"4 400 1 0000");
+        fs::write(file(&store), &bytes).unwrap();
+        let again = open(folder.path(), "2.00.8.10");
+        let found = local(&again.store);
+        assert_eq!((found.version, found.pending.map(|p| p.version)), (2, Some(3)));
+        assert_eq!(fs::metadata(file(&again.store)).unwrap().len() + 12, bytes.len() as u64);
+    }
+
+    #[test]
+    fn a_lost_file_is_a_chunk_without_rows() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut store = open(folder.path(), "2.00.8.10").store;
+        let chunk = ChunkId(1);
+        store.apply(StoreOp::Create(place(1))).unwrap();
+        store.apply(StoreOp::Append { chunk, records: vec![record(1, "+O:x")] }).unwrap();
+        fs::remove_file(file(&store)).unwrap();
+        let mut again = open(folder.path(), "2.00.8.10").store;
+        assert_eq!(local(&again).version, 0);
+        again.apply(StoreOp::Delete(chunk)).unwrap();
+        assert!(again.locals().is_empty());
+        assert!(!folder.path().join("storage/d").exists());
+    }
 }
