@@ -2,16 +2,12 @@
 //!
 //! The coordinator's gates ask the same of the observer's facts; neither believes the other.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use grayfin_types::{
-    Code, NodeAlias,
-    facts::{ChunkFacts, ClusterFacts, ClusterNode, NodeRole, Probe},
-    plan::{Override, Policy},
+    Code, HostId, NodeAlias,
+    facts::{ClusterFacts, ClusterNode, NodeRole, Probe},
 };
-
-/// The one part of S4 that an operator may set aside.
-pub const PARTITION_CAPACITY: &str = "partition-capacity";
 
 /// Scans are rationed: the next one comes 20 times as long after the last one as that took, and
 /// takes as long itself.
@@ -23,24 +19,26 @@ pub struct Refusal {
     /// Why.
     pub code: Code,
     /// What was seen, with the node, chunk or group.
-    pub why: String,
+    pub message: String,
 }
 
-fn refuse(code: Code, why: String) -> Refusal {
-    Refusal { code, why }
+fn refuse(code: Code, message: String) -> Refusal {
+    Refusal { code, message }
 }
 
 /// What is asked.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Question<'a> {
     /// What was seen from this host, just now.
     pub facts: &'a ClusterFacts,
     /// Every node of this host; all count as gone.
-    pub gone: &'a [NodeAlias],
-    /// Limits.
-    pub policy: &'a Policy,
-    /// Gates set aside by an operator.
-    pub overrides: &'a [Override],
+    pub gone: &'a BTreeSet<NodeAlias>,
+    /// Which host each node is on, as the plan has it.
+    pub hosts: &'a BTreeMap<NodeAlias, HostId>,
+    /// Facts older than this refuse; a scan of the chunks may be as old as its ration makes it.
+    pub fact_age_max_ms: u64,
+    /// An operator set aside that new partitions need room: the one part of S4 that can be.
+    pub capacity_overridden: bool,
 }
 
 /// Judges. Says in words what stays, or the first reason against it.
@@ -48,7 +46,11 @@ pub fn judge(question: &Question<'_>) -> Result<String, Refusal> {
     let Question { facts, gone, .. } = question;
     known("the leading DolphinDB controller", &facts.leader)?;
     let nodes = known("the list of nodes", &facts.nodes)?;
-    let gone: BTreeSet<&NodeAlias> = gone.iter().collect();
+    if let Some(stranger) = gone.iter().find(|a| !nodes.iter().any(|n| n.spec.alias == **a)) {
+        let message = format!("`{stranger}` of this host is not in the live configuration");
+        return Err(refuse(Code::NodesDiffer, message));
+    }
+    let gone: Set<'_> = gone.iter().collect();
     // The leader's view and an answer to our own probe: both.
     let alive: BTreeSet<&NodeAlias> = nodes
         .iter()
@@ -61,15 +63,6 @@ pub fn judge(question: &Question<'_>) -> Result<String, Refusal> {
     let chunks = chunks(question, &alive)?;
     let data_nodes = capacity(question, nodes, &gone, &alive)?;
     Ok(format!("{controllers}, {data_nodes} and a current replica of each of {chunks} chunks stay"))
-}
-
-/// Tells whether the chunks have to be scanned again before [`judge`] believes them.
-pub fn chunks_too_old(chunks: &Probe<ChunkFacts>, policy: &Policy) -> bool {
-    let fresh = |seen: &ChunkFacts| {
-        let rationed = seen.scan_ms.saturating_mul(SCAN_RATION);
-        seen.age_ms <= policy.fact_age_max_ms.saturating_add(rationed)
-    };
-    !chunks.known().is_some_and(fresh)
 }
 
 fn known<'a, T>(what: &str, probe: &'a Probe<T>) -> Result<&'a T, Refusal> {
@@ -121,7 +114,8 @@ fn groups(facts: &ClusterFacts, gone: &Set<'_>, alive: &Set<'_>) -> Result<(), R
 
 fn chunks(question: &Question<'_>, alive: &Set<'_>) -> Result<u64, Refusal> {
     let chunks = known("the state of the chunks", &question.facts.chunks)?;
-    if chunks_too_old(&question.facts.chunks, question.policy) {
+    let rationed = chunks.scan_ms.saturating_mul(SCAN_RATION);
+    if chunks.age_ms > question.fact_age_max_ms.saturating_add(rationed) {
         let why = format!("the last scan of the chunks is {} ms old", chunks.age_ms);
         return Err(refuse(Code::FactStale, why));
     }
@@ -151,18 +145,19 @@ fn capacity(
     let data = of_role(nodes, NodeRole::DataNode);
     let stay: Set<'_> = data.iter().copied().filter(|alias| alive.contains(alias)).collect();
     let words = format!("{} of {} data nodes", stay.len(), data.len());
-    let overridden = question.overrides.iter().any(|o| o.gate == PARTITION_CAPACITY);
-    if overridden || !data.iter().any(|alias| gone.contains(alias)) {
+    if question.capacity_overridden || !data.iter().any(|alias| gone.contains(alias)) {
         return Ok(words);
     }
     let factor = *known("dfsReplicationFactor", &question.facts.replication_factor)?;
     let level = *known("dfsReplicaReliabilityLevel", &question.facts.reliability_level)?;
-    // Replicas must lie on different hosts at level 1; an address stands for one here.
-    let hosts: BTreeSet<&str> = nodes
-        .iter()
-        .filter(|node| stay.contains(&node.spec.alias))
-        .map(|node| node.spec.address.as_str())
-        .collect();
+    // Replicas must lie on different hosts at level 1; a node that the plan does not know counts by
+    // its address.
+    let place = |node: &ClusterNode| {
+        let host = question.hosts.get(&node.spec.alias).map(ToString::to_string);
+        host.unwrap_or_else(|| node.spec.address.clone())
+    };
+    let hosts: BTreeSet<String> =
+        nodes.iter().filter(|node| stay.contains(&node.spec.alias)).map(place).collect();
     let (found, what) = if level == 1 {
         (hosts.len(), "hosts with data nodes")
     } else {

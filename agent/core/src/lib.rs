@@ -4,7 +4,6 @@
 //! the entries gives the [`State`]; nothing else is trusted after a crash. From the state follow
 //!
 //! - [`fence`]: whether a promise may be given and an order be taken (S2, S3, S8);
-//! - [`guard`]: whether S4, seen from this host, lets its nodes go down;
 //! - [`sequence`]: what comes next in the host sequence, its undo, its recovery (S6, S8, S12);
 //! - [`staging`]: the same for the preparation that needs no hold;
 //! - [`report`]: what the coordinator is told about each entry;
@@ -17,7 +16,6 @@
 mod apply;
 pub mod entry;
 pub mod fence;
-pub mod guard;
 pub mod guard;
 pub mod limits;
 pub mod report;
