@@ -237,6 +237,8 @@ pub struct Refusal<'a> {
     pub more: &'a [&'a str],
     /// The code that it must name.
     pub code: Code,
+    /// Codes that may be named beside it; any other one would mislead.
+    pub also: &'a [Code],
     /// Words that must be there: the file, the host, the line.
     pub names: &'a [&'a str],
 }
@@ -280,6 +282,12 @@ impl Lab {
             ensure!(said.contains(name), "it does not name `{name}`: {said}");
         }
         ensure!(self.rollout_ids().await? == before, "a rollout was begun: {said}");
+        let answer = self.preflight(expected.to, expected.more).await?;
+        ensure!(!answer.ready, "`preflight` sees nothing against it");
+        for reason in answer.findings.iter().flat_map(|finding| finding.decision.reasons()) {
+            let known = reason.code == expected.code || expected.also.contains(&reason.code);
+            ensure!(known, "it is misleading: {:?}", against(&answer));
+        }
         ensure_page(expected.code)?;
         ensure_untouched(&observer).await
     }
