@@ -3,10 +3,10 @@
 //! Steps decide by what they see here and on the host; they speak no protocol. The real one asks the
 //! nodes (`crate::probe`); the tests' one plays a small cluster.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use grayfin_types::{
-    DdbVersion, NodeAlias,
+    ClusterId, Code, DdbVersion, NodeAlias,
     facts::{MemoryObject, NodeSpec, Probe, ProcessIdentity},
 };
 use serde_json::Value;
@@ -98,4 +98,101 @@ pub trait Nodes: Send + Sync + 'static {
         node: &'a NodeHere,
         marks: &'a Value,
     ) -> Boxed<'a, NodeLook>;
+}
+
+/// The nodes of every installation of this host, told apart by the cluster of the work.
+#[derive(Clone)]
+pub struct PerCluster(BTreeMap<ClusterId, Arc<dyn Nodes>>);
+
+impl std::fmt::Debug for PerCluster {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+impl PerCluster {
+    /// Takes one for each cluster.
+    pub fn new(nodes: BTreeMap<ClusterId, Arc<dyn Nodes>>) -> Self {
+        Self(nodes)
+    }
+
+    fn of(&self, ctx: &Context) -> Result<&Arc<dyn Nodes>, StepError> {
+        let cluster = &ctx.installation().cluster;
+        self.0.get(cluster).ok_or_else(|| {
+            StepError::new(Code::Internal, format!("nobody looks at cluster `{cluster}`"))
+        })
+    }
+}
+
+fn failed<'a, T: Send + 'a>(error: StepError) -> Boxed<'a, Result<T, StepError>> {
+    Box::pin(std::future::ready(Err(error)))
+}
+
+impl Nodes for PerCluster {
+    fn here<'a>(&'a self, ctx: &'a Context) -> Boxed<'a, Result<Vec<NodeHere>, StepError>> {
+        self.of(ctx).map_or_else(failed, |nodes| nodes.here(ctx))
+    }
+
+    fn guard<'a>(
+        &'a self,
+        ctx: &'a Context,
+        gone: &'a [NodeAlias],
+    ) -> Boxed<'a, Result<Seen, StepError>> {
+        self.of(ctx).map_or_else(failed, |nodes| nodes.guard(ctx, gone))
+    }
+
+    fn sources<'a>(&'a self, ctx: &'a Context) -> Boxed<'a, Result<Vec<NodeSource>, StepError>> {
+        self.of(ctx).map_or_else(failed, |nodes| nodes.sources(ctx))
+    }
+
+    fn flush<'a>(
+        &'a self,
+        ctx: &'a Context,
+        list: &'a [NodeSpec],
+    ) -> Boxed<'a, Result<Seen, StepError>> {
+        self.of(ctx).map_or_else(failed, |nodes| nodes.flush(ctx, list))
+    }
+
+    fn ask_stop<'a>(&'a self, ctx: &'a Context, list: &'a [NodeSpec]) -> Boxed<'a, Asked> {
+        match self.of(ctx) {
+            Ok(nodes) => nodes.ask_stop(ctx, list),
+            Err(e) => Box::pin(std::future::ready(Asked::NotTaken(e.message))),
+        }
+    }
+
+    fn ask_start<'a>(&'a self, ctx: &'a Context, list: &'a [NodeSpec]) -> Boxed<'a, Asked> {
+        match self.of(ctx) {
+            Ok(nodes) => nodes.ask_start(ctx, list),
+            Err(e) => Box::pin(std::future::ready(Asked::NotTaken(e.message))),
+        }
+    }
+
+    fn memory<'a>(&'a self, ctx: &'a Context) -> Boxed<'a, Result<Vec<MemoryObject>, StepError>> {
+        self.of(ctx).map_or_else(failed, |nodes| nodes.memory(ctx))
+    }
+
+    fn mark_logs<'a>(
+        &'a self,
+        ctx: &'a Context,
+        list: &'a [NodeHere],
+    ) -> Boxed<'a, Result<Value, StepError>> {
+        self.of(ctx).map_or_else(failed, |nodes| nodes.mark_logs(ctx, list))
+    }
+
+    fn look<'a>(
+        &'a self,
+        ctx: &'a Context,
+        node: &'a NodeHere,
+        marks: &'a Value,
+    ) -> Boxed<'a, NodeLook> {
+        match self.of(ctx) {
+            Ok(nodes) => nodes.look(ctx, node, marks),
+            Err(e) => Box::pin(std::future::ready(NodeLook {
+                version: Probe::Unknown(e.message.clone()),
+                ready: Probe::Unknown(e.message.clone()),
+                leader: None,
+                start_marker: Probe::Unknown(e.message),
+            })),
+        }
+    }
 }

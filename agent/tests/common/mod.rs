@@ -186,7 +186,7 @@ impl Host {
         fs::create_dir_all(root.join("state/work")).unwrap();
         let installation = Installation {
             cluster: "trade".parse().unwrap(),
-            server_dir: server.clone(),
+            server_dir: server,
             executable: executable.into(),
             work_dir: work.clone(),
             package_dir: packages,

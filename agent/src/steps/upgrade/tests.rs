@@ -318,10 +318,10 @@ fn a_list_cut_anywhere_is_completed_and_taken_back() {
     let server = scene.snapshot("server");
     let disk = scene.faulty(Fault::None);
     for cut in 0..=change.operations.len() {
-        scene.run(&disk, change.operations.get(..cut).unwrap()).unwrap();
+        scene.run(&disk, &change.operations[..cut]).unwrap();
         take_back(&disk, &scene.ground(), &change.operations).unwrap();
         assert_eq!(scene.snapshot("server"), server, "cut at {cut}");
-        scene.run(&disk, change.operations.get(..cut).unwrap()).unwrap();
+        scene.run(&disk, &change.operations[..cut]).unwrap();
         scene.run(&disk, &change.operations).unwrap();
         scene.assert_new(&format!("cut at {cut}"));
         take_back(&disk, &scene.ground(), &change.operations).unwrap();
