@@ -22,6 +22,8 @@ const RECOVERY_WAIT_FLOOR_MS: u64 = 60_000;
 const LEADER_MEMORY_MAX: f64 = 0.8;
 /// A look waits this long for a scan; one that takes longer is told in the look after its end.
 const SCAN_WAIT: Duration = Duration::from_secs(10);
+/// The same for a guard, whose go is fresh for five seconds.
+const GUARD_SCAN_WAIT: Duration = Duration::from_secs(2);
 /// `dfsReplicationFactor` where nothing is set.
 const DEFAULT_FACTOR: u64 = 2;
 
@@ -95,6 +97,10 @@ impl Prober {
     /// nodes, and a direct probe of each node from here. With `chunks` a scan is made where its
     /// ration allows one; its age tells.
     pub async fn cluster_facts(&self, chunks: bool) -> ClusterFacts {
+        self.look_at_cluster(chunks, SCAN_WAIT).await
+    }
+
+    async fn look_at_cluster(&self, chunks: bool, scan_wait: Duration) -> ClusterFacts {
         let _turn = self.0.cluster_turn.lock().await;
         let look = self.0.next_look();
         let local = self.0.local().await;
@@ -120,7 +126,7 @@ impl Prober {
         };
         let chunks = match (&leader, &nodes) {
             (Probe::Known(alias), Probe::Known(nodes)) if chunks => {
-                self.scan(alias, nodes, &from).await
+                self.scan(alias, nodes, &from, scan_wait).await
             }
             _ => self.0.scanner.last(),
         };
@@ -150,9 +156,10 @@ impl Prober {
     }
 
     /// What S4 is evaluated on, from this host and now: like [`Self::cluster_facts`] with chunks.
-    /// Every node that is counted on has just been asked directly.
+    /// Every node that is counted on has just been asked directly. Takes less time than a go stays
+    /// fresh, so a scan that takes longer than two seconds is told with its age.
     pub async fn guard_facts(&self) -> ClusterFacts {
-        self.cluster_facts(true).await
+        self.look_at_cluster(true, GUARD_SCAN_WAIT).await
     }
 
     /// Asks every configured controller directly, now, whom it takes for the leader.
@@ -265,6 +272,7 @@ impl Prober {
         leader: &NodeAlias,
         nodes: &[ClusterNode],
         from: &FromLeader,
+        wait: Duration,
     ) -> Probe<ChunkFacts> {
         let Some(spec) = nodes.iter().map(|node| &node.spec).find(|spec| spec.alias == *leader)
         else {
@@ -284,7 +292,7 @@ impl Prober {
             let inner = Arc::clone(&self.0);
             tokio::spawn(async move { inner.scanner.run(turn, &inner.pool, &wanted).await });
         }
-        self.0.scanner.wait(SCAN_WAIT).await;
+        self.0.scanner.wait(wait).await;
         self.0.scanner.last()
     }
 }

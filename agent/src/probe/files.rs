@@ -94,52 +94,10 @@ impl Properties {
             .map(|(_, _, value)| value.as_str())
     }
 
-    /// Works out a key for one node as `cluster.cfg` means it: the alias in front wins over a
-    /// pattern with `%` or `?`, a pattern over the plain key, a later line over an earlier one; and
-    /// `<ALIAS>` becomes the alias.
-    pub fn for_node(&self, key: &str, alias: &str) -> Option<String> {
-        let mut best: Option<(u8, &str)> = None;
-        for (_, name, value) in &self.lines {
-            let rank = match name.rsplit_once('.') {
-                None if name == key => 1,
-                Some((pattern, rest)) if rest == key && pattern == alias => 3,
-                Some((pattern, rest)) if rest == key && matches_pattern(pattern, alias) => 2,
-                _ => continue,
-            };
-            if best.is_none_or(|(before, _)| rank >= before) {
-                best = Some((rank, value));
-            }
-        }
-        best.map(|(_, value)| value.replace("<ALIAS>", alias))
+    /// Returns keys and values in order.
+    pub fn pairs(&self) -> Vec<(String, String)> {
+        self.lines.iter().map(|(_, key, value)| (key.clone(), value.clone())).collect()
     }
-}
-
-/// Matches an alias against `%` (any characters) and `?` (one).
-fn matches_pattern(pattern: &str, alias: &str) -> bool {
-    let (pattern, alias): (Vec<char>, Vec<char>) =
-        (pattern.chars().collect(), alias.chars().collect());
-    // `reach[i]`: the pattern up to here matches the first `i` characters.
-    let mut reach = vec![false; alias.len() + 1];
-    if let Some(first) = reach.first_mut() {
-        *first = true;
-    }
-    for symbol in pattern {
-        let mut next = vec![false; alias.len() + 1];
-        let mut open = false;
-        for (at, slot) in next.iter_mut().enumerate() {
-            let here = reach.get(at).copied().unwrap_or(false);
-            let before = at.checked_sub(1).and_then(|b| reach.get(b).copied()).unwrap_or(false);
-            let letter = at.checked_sub(1).and_then(|b| alias.get(b));
-            open |= here;
-            *slot = match symbol {
-                '%' => open,
-                '?' => before,
-                other => before && letter == Some(&other),
-            };
-        }
-        reach = next;
-    }
-    reach.last().copied().unwrap_or(false)
 }
 
 /// `host:port:alias`.
@@ -512,20 +470,12 @@ mod tests {
     }
 
     #[test]
-    fn keys_of_cluster_cfg_are_worked_out_for_a_node() {
-        let text = "volumes=/plain/<ALIAS>\n%43.volumes=/pattern/<ALIAS>\nnode43.volumes=/own\n\
-            node4?.chunkMetaDir=/m\nworkerNum=4\nworkerNum=8\nother.workerNum=1\n";
+    fn keys_keep_their_order_and_their_fronts() {
+        let text =
+            "volumes=/plain/<ALIAS>\n%43.volumes=/pattern/<ALIAS>\nworkerNum=4\nworkerNum=8\n";
         let cfg = Properties::parse("cluster.cfg", text).unwrap();
-        let get = |key, alias| cfg.for_node(key, alias);
-        assert_eq!(get("volumes", "node43").as_deref(), Some("/own"));
-        assert_eq!(get("volumes", "data43").as_deref(), Some("/pattern/data43"));
-        assert_eq!(get("volumes", "node44").as_deref(), Some("/plain/node44"));
-        assert_eq!(get("chunkMetaDir", "node44").as_deref(), Some("/m"));
-        assert_eq!(get("chunkMetaDir", "node444"), None);
-        assert_eq!(get("workerNum", "node44").as_deref(), Some("8"));
-        assert_eq!(cfg.all("volumes").count(), 3);
-        assert!(
-            matches_pattern("%", "") && !matches_pattern("?", "") && matches_pattern("a%c", "abbc")
-        );
+        assert_eq!(cfg.line("workerNum"), Some((4, "8")));
+        assert_eq!(cfg.all("volumes").count(), 2);
+        assert_eq!(cfg.pairs()[1].0, "%43.volumes");
     }
 }

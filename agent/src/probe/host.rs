@@ -1,7 +1,7 @@
 //! Everything about this host.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,11 +14,12 @@ use grayfin_types::{
     plan::UpgradeMode,
 };
 
-use super::backup_parts::{self, NodeSettings};
 use super::node::{Answer, Asker};
 use super::processes::{NodeProcess, started_ms};
+use super::settings::{self, NodeSettings};
 use super::surroundings::{self, Packages, Startup};
 use super::{Depth, Inner, Local, Prober, Topology, concurrently, memory};
+use crate::backup::{Part, weigh};
 use crate::ddb::Call;
 
 /// What changes slowly is looked at again after this time, or at a full look.
@@ -35,7 +36,7 @@ pub(super) struct Cache {
 struct State {
     /// Settings by alias, with the process that they came from.
     settings: HashMap<String, (Option<ProcessIdentity>, NodeSettings)>,
-    /// Bytes by path, as last weighed.
+    /// Bytes by part, as last weighed.
     weights: HashMap<String, Probe<Option<u64>>>,
     memory: Option<(Instant, Vec<ProcessIdentity>, Probe<Vec<MemoryObject>>)>,
     licence: Option<(Instant, Probe<LicenceFacts>)>,
@@ -150,7 +151,7 @@ impl Prober {
     }
 
     /// The settings of every own node: as it told them since its process runs, or from the files.
-    async fn settings(&self, local: &Local, topology: &Topology) -> Vec<NodeSettings> {
+    pub(super) async fn settings(&self, local: &Local, topology: &Topology) -> Vec<NodeSettings> {
         let mut settings = Vec::new();
         for spec in &topology.own {
             let process = local.processes.of(spec);
@@ -180,7 +181,7 @@ impl Prober {
 
     /// What own nodes hold only in memory. Asked again when a process is another one, at a full
     /// look, and after a while.
-    async fn memory(
+    pub(super) async fn memory(
         &self,
         local: &Local,
         topology: &Topology,
@@ -362,19 +363,26 @@ impl Inner {
         let folder = &self.installation.package_dir;
         let (packages, bad) = self.host_cache.packages.look(folder, package);
         problems.extend(bad);
-        let mut backup = backup_parts::parts(&self.installation, settings);
-        for part in &mut backup {
-            // Nothing else is held while a large folder is weighed.
-            if full {
-                let weight = backup_parts::weigh(&PathBuf::from(&part.path));
-                self.host_cache.state().weights.insert(part.path.clone(), weight.clone());
-                part.bytes = weight;
-            } else if let Some(weight) = self.host_cache.state().weights.get(&part.path) {
-                part.bytes = weight.clone();
-            }
-        }
+        let parts = settings::parts(&self.installation, settings);
+        let backup =
+            parts.into_iter().map(|(part, shown)| self.weighed(&part, shown, full)).collect();
         let plugins = surroundings::plugins(&self.installation, settings);
         Blocking { start_markers, volumes, packages, backup, plugins, problems }
+    }
+
+    /// Weighs a part, or takes what it weighed last.
+    fn weighed(&self, part: &Part, mut shown: BackupPart, full: bool) -> BackupPart {
+        if full {
+            // Nothing else is held while a large folder is weighed.
+            let weighed = weigh(std::slice::from_ref(part)).into_iter().next();
+            if let Some(weighed) = weighed {
+                shown.bytes = weighed.bytes;
+            }
+            self.host_cache.state().weights.insert(part.id.clone(), shown.bytes.clone());
+        } else if let Some(bytes) = self.host_cache.state().weights.get(&part.id) {
+            shown.bytes = bytes.clone();
+        }
+        shown
     }
 
     fn start_marker(&self, spec: &NodeSpec, process: Option<&NodeProcess>) -> Probe<bool> {

@@ -9,7 +9,8 @@
 //! - [`files`]: DolphinDB's configuration files. `live`: the running configuration.
 //! - [`processes`]: which process is which node. [`marker`]: the start marker in logs.
 //! - `node`: version, readiness, leader of one node. `chunks`: the rationed scan.
-//! - `backup_parts`, `memory`, `surroundings`: what a host would have to back up, would lose, and has.
+//! - `settings`, `memory`, `surroundings`: what a host would have to back up, would lose, and has.
+//! - `looks`: how the link sees all this. `port`: how the steps do.
 //!
 //! Whatever cannot be found out is unknown with a reason; unknown never means fine. Every call has a
 //! deadline, and a look as a whole ends in bounded time.
@@ -26,7 +27,6 @@ use grayfin_types::{
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-mod backup_parts;
 mod chunks;
 mod cluster;
 mod commands;
@@ -34,11 +34,14 @@ pub mod credentials;
 pub mod files;
 mod host;
 mod live;
+mod looks;
 pub mod marker;
 mod memory;
 mod node;
 mod pool;
+mod port;
 pub mod processes;
+mod settings;
 mod surroundings;
 
 #[cfg(test)]
@@ -48,9 +51,11 @@ mod tests;
 
 pub use commands::CommandError;
 pub use credentials::{Account, Credentials};
+pub use looks::Looks;
 pub use node::Answer;
 pub(crate) use pool::words;
 pub use pool::{AskError, Lease, Pool, endpoint};
+pub use port::ProbedNodes;
 
 use crate::config::Installation;
 use crate::ddb::{Call, Tls};

@@ -10,9 +10,9 @@ use grayfin_types::{
     facts::{LicenceFacts, NodeSpec, PackageFacts, Probe, Problem, VolumeFacts},
 };
 
-use super::backup_parts::NodeSettings;
 use super::node::Asker;
 use super::pool::{Pool, words};
+use super::settings::NodeSettings;
 use crate::config::Installation;
 use crate::ddb::{Call, Cell};
 use crate::files::{Control, RealDisk, Space};
@@ -156,9 +156,9 @@ pub(super) fn plugins(
 ) -> Probe<Vec<(String, String)>> {
     let mut folders = vec![installation.server_dir.join("plugins")];
     for node in nodes {
-        folders.push(node.home.join("plugins"));
+        folders.push(node.source.home.join("plugins"));
         if let Some(path) = node.get("pluginDir") {
-            for base in [&node.home, &installation.work_dir, &installation.server_dir] {
+            for base in [&node.source.home, &installation.work_dir, &installation.server_dir] {
                 folders.push(base.join(&path));
             }
         }
@@ -274,7 +274,7 @@ impl Startup {
         for node in nodes {
             for key in ["startup", "postStart"] {
                 let path = node.get(key).unwrap_or_else(|| format!("{key}.dos"));
-                files.push(node.home.join(&path));
+                files.push(node.source.home.join(&path));
                 files.push(installation.work_dir.join(&path));
             }
             let modules = node.get("preloadModules").unwrap_or_default();

@@ -432,7 +432,6 @@ async fn a_host_without_processes_is_told_so_and_what_it_has() {
     }
     std::fs::write(server.join("clusterDemo/data/c1/raft/raftWAL"), [0; 100]).unwrap();
     std::fs::write(server.join("plugins/zip/PluginZip.txt"), "zip,libZip.so,2.00.8.10\n").unwrap();
-    std::fs::write(server.join("dolphindb.lic"), "x").unwrap();
     let facts = cluster.host(Depth::Full { package: None }).await;
     // All fake nodes have the same address as this host's controller: all are own.
     assert_eq!(facts.nodes.len(), 5);
@@ -451,8 +450,7 @@ async fn a_host_without_processes_is_told_so_and_what_it_has() {
     assert!(part("c1/raft").what.contains("from the configuration files"));
     assert_eq!(part("n1/storage/CHUNK_METADATA").bytes, Probe::Known(Some(0)));
     assert_eq!(part("n2/storage/CHUNK_METADATA").bytes, Probe::Known(None));
-    assert_eq!(part("server/dolphindb.lic").bytes, Probe::Known(Some(1)));
-    assert!(facts.backup.iter().all(|p| !p.path.ends_with("clusterDemo")));
+    assert_eq!(part("clusterDemo/config").class, grayfin_types::facts::BackupClass::Must);
     assert!(facts.problems.is_empty(), "{:?}", facts.problems);
     // Nobody's password was needed for that.
     assert_eq!(cluster.controllers[0].logins.load(Ordering::SeqCst), 0);
