@@ -149,12 +149,20 @@ pub(super) fn package(input: &Input<'_>) -> Verdict {
         };
         match &found.intact {
             Probe::Known(true) => {}
-            Probe::Known(false) => verdict.stop(reason(
-                Code::PackageCorrupt,
-                format!("{host}: {}", found.file),
-                "reading it through failed: the zip is damaged",
-                format!("copy the package to `{host}` again and compare checksums"),
-            )),
+            Probe::Known(false) => {
+                // What is wrong with it: it need not be damaged to be the wrong one.
+                let problem = facts.problems.iter().find(|p| p.subject == found.file);
+                let (code, seen) = problem.map_or(
+                    (Code::PackageCorrupt, "reading it through failed: the zip is damaged"),
+                    |problem| (problem.code, problem.detail.as_str()),
+                );
+                verdict.stop(reason(
+                    code,
+                    format!("{host}: {}", found.file),
+                    seen,
+                    format!("copy the package to `{host}` again and compare checksums"),
+                ));
+            }
             Probe::Unknown(why) => {
                 verdict.hold(Input::unknown_at(host, "whether the package is intact", why));
             }

@@ -48,12 +48,13 @@ pub(super) fn agents_connected(input: &Input<'_>) -> Verdict {
                 || "since this coordinator leads".to_owned(),
                 |lost| format!("for {} ms", input.now_ms.saturating_sub(lost)),
             );
-            verdict.hold(reason(
+            let why = reason(
                 Code::AgentMissing,
                 host.to_string(),
                 format!("its host agent is not connected, {since}"),
                 format!("start the host agent on `{host}`; `grayfin hosts` shows who is connected"),
-            ));
+            );
+            verdict.stop_at_start(input, why);
         }
     }
     if !any {

@@ -82,6 +82,8 @@ fn gates_that_judge_by_facts_hold_when_these_are_missing_or_stale() {
 fn agents_connected_wants_every_agent_and_no_amnesic_one() {
     let mut bench = Bench::new(3);
     bench.world.disconnect(&host(2));
+    bench.stops(Gate::AgentsConnected, Code::AgentMissing, "db2");
+    bench.moment = Moment::Grant;
     bench.holds(Gate::AgentsConnected, Code::AgentMissing, "db2");
     let mut bench = Bench::new(3);
     bench.world.state.hosts.get_mut(&host(2)).unwrap().amnesic = Some("older".to_owned());

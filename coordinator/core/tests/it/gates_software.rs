@@ -3,7 +3,7 @@
 use grayfin_coordinator_core::gates::Gate;
 use grayfin_types::{
     Code,
-    facts::{LicenceFacts, MemoryObject, Probe},
+    facts::{LicenceFacts, MemoryObject, Probe, Problem},
     plan::{CanarySpec, RecoveryPolicy, Window},
 };
 
@@ -74,6 +74,10 @@ fn package_wants_it_there_intact_and_equal() {
     let mut bench = Bench::new(3);
     bench.host(2).packages[0].intact = Probe::Known(false);
     bench.stops(Gate::Package, Code::PackageCorrupt, "db2");
+    let subject = bench.host(2).packages[0].file.clone();
+    let code = Code::PackageWrongVersion;
+    bench.host(2).problems = vec![Problem { code, subject, detail: "another".to_owned() }];
+    bench.stops(Gate::Package, Code::PackageWrongVersion, "db2");
     let mut bench = Bench::new(3);
     bench.host(3).packages[0].sha256 = Probe::Known("cd".repeat(32));
     bench.stops(Gate::Package, Code::PackageDiffers, NEW);
