@@ -9,6 +9,7 @@
     reason = "tests fail by panicking, and this binary has no public items"
 )]
 
+mod cli;
 mod common;
 mod coordinator;
 mod fake;

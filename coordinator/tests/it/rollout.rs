@@ -55,23 +55,24 @@ fn is_final(events: &[Event]) -> Option<RolloutState> {
     }
 }
 
-struct Lab {
-    pki: Pki,
-    port: u16,
-    dir: tempfile::TempDir,
-    world: Arc<World>,
-    fakes: Vec<Arc<Fake>>,
+/// A coordinator, its host agents and their cluster.
+pub struct Lab {
+    pub pki: Pki,
+    pub port: u16,
+    pub dir: tempfile::TempDir,
+    pub world: Arc<World>,
+    pub fakes: Vec<Arc<Fake>>,
 }
 
 impl Lab {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let (pki, port) = (Pki::new(), free_port());
         let world = Arc::new(World::new(&HOSTS));
         let fakes = fakes(&world, &pki, port);
         Self { pki, port, dir: tempfile::tempdir().unwrap(), world, fakes }
     }
 
-    async fn up(&self) -> (Running, JoinSet<()>) {
+    pub async fn up(&self) -> (Running, JoinSet<()>) {
         self.up_with(configuration(&self.pki, self.dir.path(), self.port)).await
     }
 
@@ -100,7 +101,7 @@ impl Lab {
         answer.rollout
     }
 
-    fn check_upgraded(&self) {
+    pub fn check_upgraded(&self) {
         for host in self.world.hosts() {
             let machine = self.world.look(&host);
             assert_eq!(machine.version.to_string(), NEW);
