@@ -53,7 +53,7 @@ fn log(machine: &Machine) -> PathBuf {
 async fn a_power_loss_takes_everything_orphans_included() {
     for isolation in kinds() {
         let Place { machine, _folder } = place(isolation);
-        machine.switch_on(None).await.unwrap();
+        let _owner = machine.switch_on(None).await.unwrap();
         let started = machine.start("one", command(&machine, "sleep 600; true"), log(&machine));
         let started = started.await.unwrap();
         assert_eq!(machine.find("one").await.unwrap(), Some(started));
@@ -69,7 +69,7 @@ async fn a_power_loss_takes_everything_orphans_included() {
         machine.cut_power().unwrap();
         assert!(!machine.is_on() && !init.is_alive());
         assert!(before.iter().all(|process| !process.is_alive()), "{isolation:?}");
-        machine.switch_on(None).await.unwrap();
+        let _owner = machine.switch_on(None).await.unwrap();
         assert_eq!(machine.find("one").await.unwrap(), None);
         machine.cut_power().unwrap();
     }
@@ -79,7 +79,7 @@ async fn a_power_loss_takes_everything_orphans_included() {
 async fn what_ends_is_reaped_and_what_takes_too_long_is_killed() {
     for isolation in kinds() {
         let Place { machine, _folder } = place(isolation);
-        machine.switch_on(None).await.unwrap();
+        let _owner = machine.switch_on(None).await.unwrap();
         let done = machine.run(command(&machine, "exit 7"), LIMIT).await.unwrap();
         assert_eq!((done.code, done.timed_out), (Some(7), false));
         let done = machine.run(command(&machine, "kill -9 $$"), LIMIT).await.unwrap();
@@ -110,7 +110,7 @@ async fn inside_a_namespace_only_the_machine_is_seen() {
         return;
     }
     let Place { machine, _folder } = place(isolation);
-    machine.switch_on(None).await.unwrap();
+    let _owner = machine.switch_on(None).await.unwrap();
     let done = machine.run(command(&machine, "ls /proc | grep -c '^[0-9]'"), LIMIT).await.unwrap();
     let seen: usize = done.output.trim().parse().unwrap();
     // The first process, the shell, `ls` and `grep`.
@@ -122,8 +122,7 @@ async fn inside_a_namespace_only_the_machine_is_seen() {
 async fn a_machine_goes_with_its_owner() {
     for isolation in kinds() {
         let Place { machine, _folder } = place(isolation);
-        machine.switch_on(None).await.unwrap();
-        let owner = machine.own().await.unwrap();
+        let owner = machine.switch_on(None).await.unwrap();
         machine.start("one", command(&machine, "exec sleep 600"), log(&machine)).await.unwrap();
         let init = machine.init().unwrap();
         let before = processes::descendants(init.pid);
@@ -133,8 +132,7 @@ async fn a_machine_goes_with_its_owner() {
         })
         .await
         .unwrap();
-        machine.switch_on(None).await.unwrap();
-        let mut owner = machine.own().await.unwrap();
+        let mut owner = machine.switch_on(None).await.unwrap();
         integration_tests::hostns::disown(&mut owner).await.unwrap();
         drop(owner);
         machine.run(command(&machine, "true"), LIMIT).await.unwrap();

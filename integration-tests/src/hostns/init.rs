@@ -28,6 +28,9 @@ pub(super) const SOCKET: &str = "init.sock";
 /// Output that is sent back from a run.
 const OUTPUT_MAX: u64 = 256 * 1024;
 
+/// For the maker to own this machine; it asks within milliseconds of the socket's appearance.
+const OWNER_LIMIT: Duration = Duration::from_secs(10);
+
 /// What the first process knows.
 #[derive(Debug, Default)]
 struct State {
@@ -37,6 +40,8 @@ struct State {
     waiting: BTreeMap<i32, oneshot::Sender<WaitStatus>>,
     /// Runs so far, for file names.
     runs: u64,
+    /// Somebody has owned this machine.
+    claimed: bool,
 }
 
 /// Shared between the tasks of one thread.
@@ -71,8 +76,14 @@ async fn serve() -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     fs::remove_file(SOCKET).ok();
     let listener = UnixListener::bind(SOCKET).context("open the machine's socket")?;
+    let unowned = tokio::time::sleep(OWNER_LIMIT);
+    tokio::pin!(unowned);
     loop {
         tokio::select! {
+            () = &mut unowned, if !state.borrow().claimed => {
+                // Whoever started this was killed before it could say so.
+                return Ok(());
+            }
             _ = children.recv() => reap(&state),
             _ = terminate.recv() => return Ok(()),
             accepted = listener.accept() => {
@@ -107,6 +118,7 @@ async fn converse(stream: UnixStream, state: &Shared) -> anyhow::Result<()> {
             Err(error) => Response::Failed(format!("not a request: {error}")),
             Ok(Request::Own) => {
                 owned = true;
+                state.borrow_mut().claimed = true;
                 Response::Done
             }
             Ok(Request::Disown) => {
@@ -140,7 +152,7 @@ fn switch_off() {
 
 async fn answer(request: Request, state: &Shared) -> Response {
     match request {
-        Request::Ping | Request::Own | Request::Disown => Response::Done,
+        Request::Own | Request::Disown => Response::Done,
         Request::Find { name } => state
             .borrow()
             .named

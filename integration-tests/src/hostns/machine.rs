@@ -141,8 +141,9 @@ impl Machine {
         self.init().is_some()
     }
 
-    /// Switches it on. `claim` is kept open by the machine for as long as it is on.
-    pub async fn switch_on(&self, claim: Option<File>) -> anyhow::Result<()> {
+    /// Switches it on. `claim` is kept open by the machine for as long as it is on. It is switched off
+    /// again as soon as the returned connection ends, even by a crash, unless it is [`disown`]ed.
+    pub async fn switch_on(&self, claim: Option<File>) -> anyhow::Result<UnixStream> {
         anyhow::ensure!(!self.is_on(), "`{}` is on already", self.folder.display());
         std::fs::create_dir_all(&self.folder)
             .with_context(|| format!("make `{}`", self.folder.display()))?;
@@ -165,12 +166,12 @@ impl Machine {
             .name("machine-exit".to_owned())
             .spawn(move || child.wait().ok())
             .context("start a thread")?;
-        wait::until(&format!("`{}` to be on", self.folder.display()), BOOT_LIMIT, || async {
-            if !matches!(self.ask(&Request::Ping).await, Ok(Response::Done)) {
+        let what = format!("`{}` to be on", self.folder.display());
+        let owner = wait::until(&what, BOOT_LIMIT, || async {
+            self.own().await.map_err(|error| {
                 let log = std::fs::read_to_string(self.folder.join("init.log")).unwrap_or_default();
-                return Err(format!("its first process does not answer; log: {}", log.trim()));
-            }
-            Ok(())
+                format!("its first process does not answer: {error:#}; log: {}", log.trim())
+            })
         })
         .await?;
         let outer = ProcessId::of(outer_pid).context("the machine ended at once")?;
@@ -182,7 +183,8 @@ impl Machine {
                 .context("the namespace has no first process")?,
         };
         let running = Running { boot_id: processes::boot_id(), outer, init };
-        std::fs::write(self.record(), serde_json::to_vec(&running)?).context("note the machine")
+        std::fs::write(self.record(), serde_json::to_vec(&running)?).context("note the machine")?;
+        Ok(owner)
     }
 
     /// Cuts the power: everything on it is killed at once.
@@ -273,8 +275,8 @@ impl Machine {
         Ok(finished)
     }
 
-    /// Switches the machine off as soon as the returned connection is closed, even by a crash.
-    pub async fn own(&self) -> anyhow::Result<UnixStream> {
+    /// Makes the machine go with the returned connection.
+    async fn own(&self) -> anyhow::Result<UnixStream> {
         let mut stream = self.connect().await?;
         let response = exchange(&mut stream, &Request::Own).await?;
         anyhow::ensure!(response == Response::Done, "own the machine: {response:?}");

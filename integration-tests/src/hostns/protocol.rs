@@ -19,8 +19,6 @@ pub struct Command {
 /// What is asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
-    /// Are you there?
-    Ping,
     /// Start something that goes on; `name` is how it is asked for later.
     Start {
         /// Its name.
@@ -42,7 +40,8 @@ pub enum Request {
         /// Its name.
         name: String,
     },
-    /// Be switched off when this connection ends.
+    /// Be switched off when this connection ends. The first request of all: a machine that nobody
+    /// owns soon after its start is switched off as well.
     Own,
     /// Stay on when this connection ends, after all.
     Disown,

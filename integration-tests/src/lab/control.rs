@@ -10,8 +10,10 @@ use anyhow::Context;
 use rustix::process::Signal;
 use standin::config::Role;
 use standin::faults::{Faults, Kind};
+use tokio::net::UnixStream;
 
 use super::Lab;
+use crate::hostns;
 use crate::processes::ProcessId;
 use crate::range;
 use crate::topology::{Host, Node};
@@ -153,9 +155,24 @@ impl Lab {
         }
     }
 
-    /// Switches a machine on; nothing of the database or of Grayfin runs on it yet.
+    /// Switches a machine on; nothing of the database or of Grayfin runs on it yet. It goes with the
+    /// lab's maker if that is this program, and lives on otherwise.
     pub async fn switch_on(&self, machine: &str) -> anyhow::Result<()> {
-        self.machine(machine).switch_on(range::claim_again(self.spec.topology.range)).await
+        let claim = range::claim_again(self.spec.topology.range);
+        let mut owner = self.machine(machine).switch_on(claim).await?;
+        if self.ours {
+            self.keep(owner);
+            return Ok(());
+        }
+        hostns::disown(&mut owner).await
+    }
+
+    /// Keeps a machine on for as long as this program runs.
+    pub(super) fn keep(&self, owner: UnixStream) {
+        match self.owned.lock() {
+            Ok(mut owned) => owned.push(owner),
+            Err(poisoned) => poisoned.into_inner().push(owner),
+        }
     }
 
     /// Starts everything that a host has, as its boot would.

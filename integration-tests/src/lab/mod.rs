@@ -16,6 +16,7 @@ mod up;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
@@ -46,7 +47,7 @@ pub struct Lab {
     paths: Paths,
     spec: Spec,
     /// Connections that keep the machines on; empty for a lab that is not ours.
-    owned: Vec<UnixStream>,
+    owned: Mutex<Vec<UnixStream>>,
     /// True while dropping this takes the lab down.
     ours: bool,
 }
@@ -64,13 +65,14 @@ impl Lab {
             .with_context(|| format!("`{}` is not a lab: no lab.json", folder.display()))?;
         let spec = serde_json::from_slice(&text)
             .with_context(|| format!("read `{}`", paths.spec().display()))?;
-        Ok(Self { paths, spec, owned: Vec::new(), ours: false })
+        Ok(Self { paths, spec, owned: Mutex::default(), ours: false })
     }
 
     /// Lets the lab live on without its maker.
     pub async fn leave_running(mut self) -> anyhow::Result<()> {
-        for stream in &mut self.owned {
-            hostns::disown(stream).await?;
+        let owned = self.owned.get_mut().map(std::mem::take).unwrap_or_default();
+        for mut stream in owned {
+            hostns::disown(&mut stream).await?;
         }
         self.ours = false;
         Ok(())

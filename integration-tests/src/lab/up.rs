@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -42,7 +43,7 @@ pub(super) async fn bring_up(folder: &Path, options: &Options) -> anyhow::Result
     let topology = Topology::new(options, claim.range).map_err(|reason| anyhow::anyhow!(reason))?;
     let paths = Paths::of_new(folder)?;
     let spec = Spec { options: options.clone(), topology, isolation };
-    let mut lab = Lab { paths, spec, owned: Vec::new(), ours: true };
+    let lab = Lab { paths, spec, owned: Mutex::default(), ours: true };
     fs::write(lab.paths.spec(), serde_json::to_vec_pretty(&lab.spec)?).context("write lab.json")?;
     let _lock = lab.lock()?;
     copy_programs(&lab.paths, &binaries, options)?;
@@ -53,9 +54,8 @@ pub(super) async fn bring_up(folder: &Path, options: &Options) -> anyhow::Result
     tracing::info!(elapsed = ?started.elapsed(), range = %claim.range, "files are in place");
     let names: Vec<String> = lab.spec.topology.machines().map(str::to_owned).collect();
     for name in &names {
-        let machine = lab.machine(name);
-        machine.switch_on(Some(claim.copy()?)).await?;
-        lab.owned.push(machine.own().await?);
+        let owner = lab.machine(name).switch_on(Some(claim.copy()?)).await?;
+        lab.keep(owner);
     }
     drop(claim);
     start_grayfin(&lab).await?;

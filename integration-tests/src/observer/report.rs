@@ -137,7 +137,6 @@ impl Report {
             self.longest_gap_ms = self.longest_gap_ms.max(gap);
             self.late_samples += u64::from(gap > 50);
         }
-        let before = self.last_sample_ms;
         self.samples += 1;
         self.last_sample_ms = at_ms;
         for (node, seen) in self.nodes.iter_mut().zip(seen) {
@@ -160,7 +159,7 @@ impl Report {
                     if !up {
                         node.down.push(Span { from_ms: at_ms, to_ms: None });
                     } else if replaced {
-                        node.down.push(Span { from_ms: before, to_ms: Some(at_ms) });
+                        node.down.push(Span { from_ms: at_ms, to_ms: Some(at_ms + 1) });
                     }
                 }
             }
@@ -334,7 +333,7 @@ mod tests {
         seen[1].processes = vec![ProcessId { pid: 2, started: 9 }];
         report.add_sample(30, &seen);
         report.add_sample(60, &seen);
-        let expected = [Span { from_ms: 0, to_ms: Some(30) }];
+        let expected = [Span { from_ms: 30, to_ms: Some(31) }];
         assert_eq!(report.disturbed("c")["h1"], expected);
         assert_eq!(report.node("a2").unwrap().processes.len(), 2);
     }
