@@ -4,6 +4,7 @@
 //! observes or acts:
 //!
 //! - [`canary`] writes rows and reads them back.
+//! - [`cli`] is the command line.
 //! - [`config`] reads `agent.toml`.
 //! - [`ddb`] is our client of DolphinDB's API protocol.
 //! - [`ledger`] is the durable memory.
@@ -16,6 +17,7 @@
 pub mod backup;
 pub mod boot;
 pub mod canary;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod ddb;
@@ -29,3 +31,4 @@ pub mod process;
 pub mod runner;
 pub mod serve;
 pub mod steps;
+pub mod telemetry;

@@ -60,7 +60,7 @@ pub struct Hands<E, L, C> {
     pub executor: Arc<E>,
     /// Looks.
     pub look: Arc<L>,
-    /// Makes the canary, given where its passing reports go.
+    /// Makes the canary, given the ledger and where its passing reports go.
     pub canary: C,
 }
 
@@ -74,7 +74,7 @@ where
     E: Executor,
     L: Look,
     C: Canary,
-    M: FnOnce(mpsc::Sender<v1::CanaryReport>) -> C,
+    M: FnOnce(&Arc<Ledger>, mpsc::Sender<v1::CanaryReport>) -> C,
 {
     std::fs::create_dir_all(&settings.state_dir)
         .map_err(|source| Error::StateDir { folder: settings.state_dir.clone(), source })?;
@@ -90,6 +90,7 @@ where
     );
     let (link, link_loop) =
         Link::new(Arc::clone(&settings), Arc::clone(&ledger), generation, boot_id.clone());
+    let canary = Arc::new((hands.canary)(&ledger, link.canary()));
     let parts = Parts {
         executor: hands.executor,
         ledger,
@@ -99,7 +100,7 @@ where
         trust: link.trust(),
     };
     let runner = Runner::new(parts, Arc::clone(&link) as Arc<dyn Coordination>)?;
-    let canary = CanaryLoop::new(Arc::new((hands.canary)(link.canary())), link);
+    let canary = CanaryLoop::new(canary, link);
     tokio::select! {
         ended = runner.run() => ended.map_err(Error::from),
         ended = link_loop.run(hands.look) => ended.map_err(Error::from),

@@ -158,6 +158,14 @@ impl<S: Storage> Log<S> {
     }
 }
 
+/// Reads the entries of a file's bytes; an incomplete last one is left out.
+pub(super) fn read(file: &Path, bytes: &[u8]) -> Result<Vec<Entry>, Error> {
+    if bytes.iter().all(|byte| *byte == 0) {
+        return Ok(Vec::new());
+    }
+    Ok(scan(file, bytes)?.entries)
+}
+
 fn encode(entry: &Entry, position: u64) -> Option<Vec<u8>> {
     let mut payload = vec![entry::VERSION];
     serde_json::to_writer(&mut payload, entry).ok()?;

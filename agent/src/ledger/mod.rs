@@ -5,6 +5,7 @@
 
 mod lock;
 mod log;
+mod peek;
 mod port;
 pub mod testing;
 #[cfg(test)]
@@ -23,6 +24,7 @@ use tokio::sync::watch;
 
 pub use lock::Locks;
 use log::Log;
+pub use peek::peek;
 pub use port::{RealFile, Storage};
 
 use crate::{clock, failpoint};

@@ -243,8 +243,12 @@ fn a_real_file_is_written_and_read_again() {
         ledger.append(long(1)).unwrap();
         ledger.id().clone()
     };
+    assert_eq!(peek(folder.path()).unwrap().floor.0, 1);
     let again = Ledger::open(folder.path(), &host).unwrap();
     assert_eq!((again.id(), floor(&again)), (&id, 1));
+    // Beside a host agent that works on it, and where there is none.
+    assert_eq!(peek(folder.path()).unwrap().floor.0, 1);
+    assert_eq!(peek(&folder.path().join("none")).unwrap().position, 0);
 }
 
 #[test]

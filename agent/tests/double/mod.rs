@@ -18,6 +18,7 @@ use std::{
 
 use grayfin_agent::{
     config::Settings,
+    ledger::Ledger,
     link::{Canary, ClusterAsk, HostAsk, Look},
     serve::{self, Hands},
 };
@@ -108,7 +109,7 @@ pub async fn serve(config: &Path) -> Result<(), serve::Error> {
     let hands = Hands {
         executor: Arc::new(host::Host::open(&world)),
         look: Arc::new(Looker),
-        canary: |_: mpsc::Sender<v1::CanaryReport>| Bird,
+        canary: |_: &Arc<Ledger>, _: mpsc::Sender<v1::CanaryReport>| Bird,
     };
     serve::serve(Arc::new(settings), generation, hands).await
 }
