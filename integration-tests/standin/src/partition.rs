@@ -310,9 +310,10 @@ mod tests {
         table.partition_columns = vec!["id".to_owned()];
         let partitioner = Partitioner::new(&spec(levels), &table).unwrap();
         let keys: std::collections::BTreeSet<String> = (0..50)
-            .map(|id| match partitioner.place(&rows(0, id), 0) {
-                Place::Key(key) => key,
-                other => panic!("{other:?}"),
+            .map(|id| {
+                let place = partitioner.place(&rows(0, id), 0);
+                let Place::Key(key) = place else { panic!("{place:?}") };
+                key
             })
             .collect();
         assert_eq!(keys.len(), 3);

@@ -316,6 +316,31 @@ impl Parser<'_> {
         }
     }
 
+    /// Reads what stands behind `delete`: `from t where c`, as the `select` of those rows.
+    pub(super) fn rows_to_delete(&mut self) -> Result<Expr> {
+        if !self.take_word("from") {
+            return Err(self.unexpected());
+        }
+        let from = self.expr()?;
+        let mut conditions = Vec::new();
+        if self.take_word("where") {
+            let sql = std::mem::replace(&mut self.sql, true);
+            let read = self.comma_separated(Self::expr);
+            self.sql = sql;
+            conditions = read?;
+        }
+        Ok(Expr::Select(Box::new(Select {
+            exec: false,
+            distinct: false,
+            limit: None,
+            columns: Vec::new(),
+            from,
+            conditions,
+            groups: Vec::new(),
+            order: Vec::new(),
+        })))
+    }
+
     /// Reads the number behind `top`, which must not run into `distinct` or the columns.
     fn top_count(&mut self) -> Result<Expr> {
         let Kind::Literal(count) = self.peek().clone() else { return Err(self.unexpected()) };

@@ -259,7 +259,8 @@ impl<'s> Parser<'s> {
         self.assignment()
     }
 
-    /// Reads `share t as name` and `undef all`, which are calls in disguise.
+    /// Reads `share t as name`, `undef all` and `delete from t where c`, which are calls in
+    /// disguise; the last is `deleteRows(t, select * from t where c)`.
     fn word_statement(&mut self) -> Result<Option<StatementKind>> {
         let call = |name: &str, line, args: Vec<Expr>| {
             let callee = Box::new(Expr::Name { name: name.to_owned(), line });
@@ -279,6 +280,13 @@ impl<'s> Parser<'s> {
             }
             let name = Expr::Literal(crate::value::Value::string(self.alias()?));
             return Ok(Some(call("share", line, vec![table, name])));
+        }
+        if self.is_word("delete") && operand {
+            self.advance();
+            let rows = self.rows_to_delete()?;
+            let Expr::Select(select) = &rows else { return Err(self.unexpected()) };
+            let from = select.from.clone();
+            return Ok(Some(call("deleteRows", line, vec![from, rows])));
         }
         if self.is_word("undef") && operand {
             self.advance();

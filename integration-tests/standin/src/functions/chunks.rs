@@ -53,17 +53,14 @@ pub(super) async fn call(call: &mut Call<'_>) -> Outcome {
 }
 
 fn pattern(call: &Call<'_>, place: usize) -> Result<String, CallError> {
-    match call.arg(place) {
-        Value::Nothing => Ok("%".to_owned()),
-        _ => Ok(call.text(place)?.replace('*', "%")),
+    match call.given(place) {
+        None => Ok("%".to_owned()),
+        Some(_) => Ok(call.text(place)?.replace('*', "%")),
     }
 }
 
 fn top(call: &Call<'_>, place: usize) -> Result<i64, CallError> {
-    match call.arg(place) {
-        Value::Nothing => Ok(TOP),
-        _ => call.number(place),
-    }
+    if call.given(place).is_some() { call.number(place) } else { Ok(TOP) }
 }
 
 async fn machine<R: Send + 'static>(

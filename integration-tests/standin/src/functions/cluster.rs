@@ -63,10 +63,11 @@ pub(super) async fn leading<R: Send + 'static>(
 
 /// All nodes as the leader sees them.
 pub(super) async fn nodes(node: &Node) -> Result<Vec<NodeStatus>, CallError> {
-    match node.ask_leader(Ask::Nodes).await? {
-        Answer::Nodes(nodes) => Ok(nodes),
-        other => Err(CallError::Error(format!("unexpected {other:?}"))),
-    }
+    let answer = node.ask_leader(Ask::Nodes).await?;
+    let Answer::Nodes(nodes) = answer else {
+        return Err(CallError::Error(format!("unexpected {answer:?}")));
+    };
+    Ok(nodes)
 }
 
 const PERF: &[(&str, Type)] = &[

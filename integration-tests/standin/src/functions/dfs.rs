@@ -90,10 +90,9 @@ pub(super) async fn call(call: &mut Call<'_>) -> Outcome {
         }
         "dropPartition" => drop_partition(call).await,
         "getDFSDatabases" | "getClusterDFSDatabases" => {
-            match call.node.ask_leader(Ask::Databases).await? {
-                Answer::Databases(found) => Ok(texts(found.into_iter().map(|db| db.path))),
-                other => Err(unexpected(&other)),
-            }
+            let answer = call.node.ask_leader(Ask::Databases).await?;
+            let Answer::Databases(found) = answer else { return Err(unexpected(&answer)) };
+            Ok(texts(found.into_iter().map(|db| db.path)))
         }
         "getDFSTablesByDatabase" | "getTables" => {
             let path = path_of(call, 0)?;
@@ -114,25 +113,21 @@ fn unexpected(answer: &Answer) -> CallError {
 
 /// A database by its handle or its path.
 fn path_of(call: &Call<'_>, place: usize) -> Result<String, CallError> {
-    match call.arg(place) {
-        Value::Database(database) => Ok(database.path.clone()),
-        other => match other.as_str() {
-            Some(path) => Ok(path.to_owned()),
-            None => Err(call.wrong(place, "a database")),
-        },
+    if let Value::Database(database) = call.arg(place) {
+        return Ok(database.path.clone());
     }
+    let path = call.arg(place).as_str().map(str::to_owned);
+    path.ok_or_else(|| call.wrong(place, "a database"))
 }
 
 async fn find_database(
     node: &Node,
     path: &str,
 ) -> Result<Option<(Database, Vec<String>)>, CallError> {
-    match node.ask_leader(Ask::Database { path: path.to_owned() }).await? {
-        Answer::Database(found) => Ok(found.map(|(database, tables)| {
-            (database, tables.into_iter().map(|table| table.name).collect())
-        })),
-        other => Err(unexpected(&other)),
-    }
+    let answer = node.ask_leader(Ask::Database { path: path.to_owned() }).await?;
+    let Answer::Database(found) = answer else { return Err(unexpected(&answer)) };
+    Ok(found
+        .map(|(database, tables)| (database, tables.into_iter().map(|table| table.name).collect())))
 }
 
 async fn require_database(
@@ -160,10 +155,9 @@ async fn find_table(
     name: &str,
 ) -> Result<Option<Box<TableView>>, CallError> {
     let ask = Ask::Table { db: db.to_owned(), name: name.to_owned() };
-    match node.ask_leader(ask).await? {
-        Answer::Table(found) => Ok(found),
-        other => Err(unexpected(&other)),
-    }
+    let answer = node.ask_leader(ask).await?;
+    let Answer::Table(found) = answer else { return Err(unexpected(&answer)) };
+    Ok(found)
 }
 
 /// A table with its chunks; an error if there is none.
@@ -252,14 +246,11 @@ async fn create_table(call: &Call<'_>, partitioned: bool) -> Outcome {
     users::may(call, "DBOBJ_CREATE", &db)?;
     let Value::Table(table) = call.arg(1) else { return Err(call.wrong(1, "a table")) };
     let name = call.text(2)?;
-    let optional = |place: usize| match call.arg(place) {
-        Value::Nothing => Ok(Vec::new()),
-        _ => call.texts(place),
+    let optional = |place: usize| match call.given(place) {
+        None => Ok(Vec::new()),
+        Some(_) => call.texts(place),
     };
-    let keep = match call.arg(6) {
-        Value::Nothing => 0,
-        other => other.as_i64().unwrap_or(-1),
-    };
+    let keep = call.given(6).map_or(0, |value| value.as_i64().unwrap_or(-1));
     if partitioned && keep != 0 {
         return Err(call.unmodelled("keepDuplicates other than ALL"));
     }
@@ -309,19 +300,15 @@ async fn drop_partition(call: &Call<'_>) -> Outcome {
 }
 
 async fn schema(call: &Call<'_>) -> Outcome {
-    match call.arg(0) {
-        Value::TableHandle(handle) => {
-            let view = require_table(call.node, handle).await?;
-            let (database, table): (DatabaseSpec, TableSpec) =
-                (parse(&view.database.spec)?, parse(&view.table.spec)?);
-            Ok(Value::dictionary(table_schema(&handle.database, &database, &table)))
-        }
-        Value::Database(handle) => {
-            let (database, _) = require_database(call.node, &handle.path).await?;
-            Ok(Value::dictionary(database_schema(&handle.path, &database)))
-        }
-        _ => Err(CallError::Unknown),
+    if let Value::TableHandle(handle) = call.arg(0) {
+        let view = require_table(call.node, handle).await?;
+        let (database, table): (DatabaseSpec, TableSpec) =
+            (parse(&view.database.spec)?, parse(&view.table.spec)?);
+        return Ok(Value::dictionary(table_schema(&handle.database, &database, &table)));
     }
+    let Value::Database(handle) = call.arg(0) else { return Err(CallError::Unknown) };
+    let (database, _) = require_database(call.node, &handle.path).await?;
+    Ok(Value::dictionary(database_schema(&handle.path, &database)))
 }
 
 /// One value as a scalar, several as a vector.

@@ -74,26 +74,28 @@ pub(super) async fn insert(call: &mut Call<'_>, put: bool) -> Outcome {
         client: client_of(call),
         at_ms: jiff::Timestamp::now().as_millisecond(),
     };
-    match engine.request(|request| Input::Write { request, write }).await {
-        Answer::Done => {}
-        Answer::Duplicate { rows } => return Ok(Value::int(i32::try_from(rows).unwrap_or(0))),
-        Answer::Failed(text) => {
-            call.caller.drop_insert(tid.0);
-            if text.contains("is unknown") {
-                let left = vec![inserts::path_of(&node.shared.places.own, tid.0)];
-                tokio::spawn(async move { inserts::settle(&node, left).await });
-            } else {
-                inserts::forget(&node.shared.places.own, tid.0);
-            }
-            return Err(CallError::Error(text));
+    let answer = engine.request(|request| Input::Write { request, write }).await;
+    if let Answer::Duplicate { rows } = answer {
+        return Ok(Value::int(i32::try_from(rows).unwrap_or(0)));
+    }
+    if let Answer::Failed(text) = answer {
+        call.caller.drop_insert(tid.0);
+        if text.contains("is unknown") {
+            let left = vec![inserts::path_of(&node.shared.places.own, tid.0)];
+            tokio::spawn(async move { inserts::settle(&node, left).await });
+        } else {
+            inserts::forget(&node.shared.places.own, tid.0);
         }
-        other => return Err(CallError::Error(format!("unexpected {other:?}"))),
+        return Err(CallError::Error(text));
+    }
+    if answer != Answer::Done {
+        return Err(CallError::Error(format!("unexpected {answer:?}")));
     }
     if put && node.shared.faults.take(Kind::CrashAfterApply).is_some() {
         drop(inserts::record(&node.shared.places.own, tid.0));
         stop::die();
     }
-    Ok(Value::count(count))
+    Ok(if put { Value::count(count) } else { Value::Nothing })
 }
 
 /// Client and number of the request, where the server keeps account of them.
@@ -164,7 +166,7 @@ async fn split(
                 Place::Outside => {}
             }
         }
-        if fresh.is_empty() || (put && policy(node) == Policy::Skip) || !put {
+        if fresh.is_empty() || !put || policy(node) == Policy::Skip {
             return payloads(&database, rows, places, put);
         }
         if policy(node) == Policy::Fail {

@@ -97,6 +97,11 @@ impl Call<'_> {
         self.args.get(place).unwrap_or(&Value::Nothing)
     }
 
+    /// An argument, if it is there.
+    fn given(&self, place: usize) -> Option<&Value> {
+        self.args.get(place).filter(|value| !matches!(value, Value::Nothing))
+    }
+
     /// An argument that is a text.
     fn text(&self, place: usize) -> Result<String, CallError> {
         let text = self.arg(place).as_str().map(str::to_owned);

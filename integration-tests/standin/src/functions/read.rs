@@ -62,7 +62,7 @@ async fn attempt(node: &Node, handle: &TableHandle, scan: &Scan) -> Result<Table
     }
     for chunk in &view.chunks {
         let records = chunk_records(node, chunk).await?;
-        table = with_records(table, records).map_err(|text| CallError::Error(text))?;
+        table = with_records(table, records).map_err(CallError::Error)?;
     }
     Ok(table)
 }
@@ -131,14 +131,14 @@ async fn replica_records(
                 Err(error) => return Err(format!("{error:?}")),
             }
         };
-        match answer {
-            Answer::Records { records, version, .. } if version > after => {
-                all.extend(records);
-                after = version;
-            }
-            Answer::Records { .. } => return Err("rows are missing".to_owned()),
-            other => return Err(format!("{other:?}")),
+        let Answer::Records { records, version, .. } = answer else {
+            return Err(format!("{answer:?}"));
+        };
+        if version <= after {
+            return Err("rows are missing".to_owned());
         }
+        all.extend(records);
+        after = version;
     }
     Ok(all)
 }

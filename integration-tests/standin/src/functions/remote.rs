@@ -35,13 +35,11 @@ pub(super) async fn call(call: &mut Call<'_>) -> Outcome {
 
 /// An argument that is a function, or the name of one.
 fn function(call: &Call<'_>, place: usize) -> Result<FunctionValue, CallError> {
-    match call.arg(place) {
-        Value::Function(function) => Ok(function.clone()),
-        other => match other.as_str() {
-            Some(name) => Ok(FunctionValue::named(name)),
-            None => Err(call.wrong(place, "a function")),
-        },
+    if let Value::Function(function) = call.arg(place) {
+        return Ok(function.clone());
     }
+    let name = call.arg(place).as_str();
+    name.map(FunctionValue::named).ok_or_else(|| call.wrong(place, "a function"))
 }
 
 /// Applies a function on the node of that alias.
@@ -117,10 +115,7 @@ pub(crate) async fn run_here(node: &Arc<Node>, run: Run) -> Result<String, Strin
 /// Applies a function on all live data nodes and compute nodes without a group, or on those named.
 async fn pnode_run(call: &mut Call<'_>) -> Outcome {
     let function = function(call, 0)?;
-    let aliases = match call.arg(1) {
-        Value::Nothing => live(call.node).await?,
-        _ => call.texts(1)?,
-    };
+    let aliases = if call.given(1).is_some() { call.texts(1)? } else { live(call.node).await? };
     let add_alias = call.arg(2).as_bool() != Some(false);
     let mut running = Vec::new();
     let mut results: Vec<(String, Value)> = Vec::new();
@@ -169,10 +164,12 @@ fn merge(call: &Call<'_>, results: Vec<(String, Value)>, add_alias: bool) -> Out
     }
     let mut tables = Vec::new();
     for (alias, value) in &results {
-        match value {
-            Value::Table(table) => tables.push((alias, table)),
-            Value::Vector(_) if tables.is_empty() => return matrix(results),
-            _ => return Err(call.unmodelled("pnodeRun with results of this form")),
+        if let Value::Table(table) = value {
+            tables.push((alias, table));
+        } else if value.as_vector().is_some() && tables.is_empty() {
+            return matrix(results);
+        } else {
+            return Err(call.unmodelled("pnodeRun with results of this form"));
         }
     }
     let mut merged: Option<Table> = None;

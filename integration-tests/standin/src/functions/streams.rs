@@ -69,24 +69,15 @@ pub(super) async fn call(call: &mut Call<'_>) -> Outcome {
 async fn stream_table(call: &mut Call<'_>) -> Outcome {
     let function = standin_lang::value::Function::named("table");
     let args = std::mem::take(&mut call.args);
-    match standin_lang::eval::apply(call.caller, call.session, &function, args).await? {
-        Value::Table(mut table) => {
-            STREAM.clone_into(&mut table.name);
-            Ok(Value::Table(table))
-        }
-        other => Ok(other),
+    let mut made = standin_lang::eval::apply(call.caller, call.session, &function, args).await?;
+    if let Value::Table(table) = &mut made {
+        STREAM.clone_into(&mut table.name);
     }
+    Ok(made)
 }
 
 fn share(call: &Call<'_>, is_persisted: bool) -> Outcome {
-    let table = match call.arg(0) {
-        Value::Table(table) => table.clone(),
-        Value::Reference(name) => match call.session.variables.get(name) {
-            Some(Value::Table(table)) => table.clone(),
-            _ => return Err(call.wrong(0, "a table")),
-        },
-        _ => return Err(call.wrong(0, "a table")),
-    };
+    let Value::Table(table) = call.arg(0).clone() else { return Err(call.wrong(0, "a table")) };
     let name = call.text(1)?;
     let is_stream = table.name == STREAM;
     if is_persisted && !is_stream {
@@ -200,11 +191,8 @@ fn objects(call: &Call<'_>) -> Outcome {
 
 /// The server of a subscription: a node's alias; without one, this node.
 fn server(call: &Call<'_>) -> Result<String, CallError> {
-    match call.arg(0) {
-        Value::Nothing => Ok(call.node.shared.alias().to_owned()),
-        other if other.as_str() == Some("") => Ok(call.node.shared.alias().to_owned()),
-        _ => call.text(0),
-    }
+    let named = call.given(0).filter(|value| value.as_str() != Some(""));
+    if named.is_some() { call.text(0) } else { Ok(call.node.shared.alias().to_owned()) }
 }
 
 async fn topic(call: &Call<'_>) -> Result<(String, String, String, String), CallError> {

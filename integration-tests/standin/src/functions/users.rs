@@ -172,10 +172,7 @@ async fn grant(call: &Call<'_>) -> Outcome {
     let name = call.text(0)?;
     // The access types are names of constants; scripts here give them as strings too.
     let access = call.text(1)?;
-    let objects = match call.arg(2) {
-        Value::Nothing => vec![String::new()],
-        _ => call.texts(2)?,
-    };
+    let objects = if call.given(2).is_some() { call.texts(2)? } else { vec![String::new()] };
     let mut user = require(call.node, &name).await?;
     for object in objects {
         let right = right(&access, &object);
@@ -189,10 +186,10 @@ async fn grant(call: &Call<'_>) -> Outcome {
 }
 
 async fn access(call: &Call<'_>) -> Outcome {
-    let wanted = match call.arg(0) {
-        Value::Nothing => vec![call.session.user.clone()],
-        _ if call.session.admin => call.texts(0)?,
-        _ => {
+    let wanted = match call.given(0) {
+        None => vec![call.session.user.clone()],
+        Some(_) if call.session.admin => call.texts(0)?,
+        Some(_) => {
             return Err(CallError::text("Only administrators can see the access of others."));
         }
     };

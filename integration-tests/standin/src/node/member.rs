@@ -4,17 +4,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use standin_lang::value::{Value, format};
 use standin_model::Millis;
 use standin_model::ids::RequestId;
 use standin_model::member::{Action, Body, CallError, Input, Member};
-use standin_model::message::Answer;
+use standin_model::message::{Answer, Record};
 use standin_model::{Alias, ChunkId};
 
 use super::agent;
 use super::engine::{Engine, Machine};
 use super::shared::Shared;
+use crate::faults::Kind;
 use crate::net::{Question, Response};
-use crate::store::node::{NodeStore, read_records};
+use crate::partition::{from_hex, to_hex};
+use crate::store::chunk_file::read_records;
+use crate::store::node::NodeStore;
 use crate::store::{self, lines};
 
 /// A node that is not a controller.
@@ -110,10 +114,14 @@ impl MemberMachine {
         else {
             return waiters.answer(request, Answer::Failed("the chunk is not here".to_owned()));
         };
+        let hidden = self.shared.faults.get(Kind::DropAckedRow).filter(|text| text.contains('='));
         self.shared.runtime.spawn_blocking(move || {
             let answer = match read_records(&path, length, after, upto) {
-                Ok((records, more)) => {
+                Ok((mut records, more)) => {
                     let version = records.last().map_or(after, |record| record.version);
+                    if let Some(hidden) = hidden {
+                        records.iter_mut().for_each(|record| hide(record, &hidden));
+                    }
                     Answer::Records { records, version, more }
                 }
                 Err(error) => Answer::Failed(format!("{}: {error}", path.display())),
@@ -133,6 +141,23 @@ impl MemberMachine {
         if let Err(error) = lines::replace(&path, &self.shared.version, &names, false) {
             self.shared.log.warning(&error.to_string());
         }
+    }
+}
+
+/// The fault that hides rows: takes those with `column=value` out of a record.
+fn hide(record: &mut Record, condition: &str) {
+    let Some((column, wanted)) = condition.split_once('=') else { return };
+    let Some((head, hex)) = record.payload.data.split_once(':') else { return };
+    let Ok(Value::Table(table)) = from_hex(hex) else { return };
+    let Some(values) = table.column(column) else { return };
+    let kept: Vec<usize> = (0..table.rows())
+        .filter(|row| {
+            let text = values.cells.get(*row).map(|cell| format::cell_text(values.ty, cell));
+            text.as_deref() != Some(wanted)
+        })
+        .collect();
+    if let Ok(hex) = to_hex(&Value::Table(table.pick(&kept))) {
+        record.payload.data = format!("{head}:{hex}");
     }
 }
 

@@ -59,17 +59,22 @@ impl Node {
                 engine.request(|request| model_member::Input::Ask { request, ask }).await
             }
         };
-        match answer {
-            Answer::NotLeader { leader } => Err(self.not_leader(leader.as_deref())),
-            Answer::NotReady => {
-                Err(CallError::text("<ControllerNotReady>The controller isn't initialized yet."))
-            }
-            Answer::Failed(text) | Answer::Refused(text) => Err(CallError::Error(text)),
-            Answer::Busy { path } => Err(CallError::Error(format!(
-                "<ChunkInTransaction>The chunk {path} is in another transaction."
-            ))),
-            answer => Ok(answer),
+        if let Answer::NotLeader { leader } = &answer {
+            return Err(self.not_leader(leader.as_deref()));
         }
+        if answer == Answer::NotReady {
+            return Err(CallError::text(
+                "<ControllerNotReady>The controller isn't initialized yet.",
+            ));
+        }
+        if let Answer::Busy { path } = &answer {
+            let text = format!("<ChunkInTransaction>The chunk {path} is in another transaction.");
+            return Err(CallError::Error(text));
+        }
+        if let Answer::Failed(text) | Answer::Refused(text) = answer {
+            return Err(CallError::Error(text));
+        }
+        Ok(answer)
     }
 
     /// The tag that sends a client to the leader.

@@ -3,6 +3,7 @@
 //! Every file begins with a line that names the version that wrote it. A newer version rewrites
 //! the files in its own form when it first starts; an older version refuses them.
 
+pub(crate) mod chunk_file;
 pub(crate) mod lines;
 pub(crate) mod node;
 pub(crate) mod raft;

@@ -1,5 +1,7 @@
 //! Clusters of real processes on a loopback range of their own, made from the package.
 
+#![expect(clippy::print_stderr, reason = "a failed test shows the nodes' logs")]
+
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};

@@ -3,16 +3,15 @@
 #![expect(clippy::panic, clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 mod cluster;
+mod refusals;
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use cluster::{Client, Cluster, NEW, Options, until};
-use rustix::process::Signal;
-use standin::faults::{Kind, applied_not_answered};
+use cluster::{Client, Cluster, Options, until};
+use standin::faults::applied_not_answered;
 use standin_lang::value::{Table, Value, Vector};
 
 /// The statements of the mission's document, with a range that covers the test's own dates.
@@ -92,6 +91,11 @@ async fn the_missions_document_works_as_written() {
     assert_eq!(chunks.cell(0, "replicaCount").unwrap().as_i64(), Some(2));
     assert_eq!(chunks.cell(0, "file").unwrap().as_str(), Some("/stock/20230105/1"));
     assert_eq!(chunks.cell(0, "version").unwrap().as_i64(), Some(10));
+    // Deleting is a transaction like any other.
+    let delete =
+        "delete from loadTable(\"dfs://stock\", \"stock\") where id == 3 and name == `Apple";
+    cluster.run("node2", delete).await.unwrap();
+    assert_eq!(ids(&cluster, "node3").await, [1, 2, 4, 5, 6, 7, 8, 9, 10]);
     let local = cluster.eval("node1", "select * from pnodeRun(getAllChunks) where state == 0");
     assert_eq!(local.await.unwrap().as_table().unwrap().rows(), 2);
 }
@@ -302,87 +306,6 @@ async fn rows_outside_of_the_partitions_are_skipped_unless_the_policy_says_other
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_modelled_is_refused_and_counted() {
-    let cluster = Cluster::up(&Options { hosts: 1, ..Options::default() }).await;
-    let error = cluster.run("node1", "createGroup(`g)").await.unwrap_err();
-    assert_eq!(error, "Syntax Error: [line #1] Cannot recognize the token createGroup");
-    let error = cluster.run("node1", "getClusterPerf()").await.unwrap_err();
-    assert!(
-        error.contains("Only master or single mode supports function getClusterPerf"),
-        "{error}"
-    );
-    let Value::Dictionary(found) = cluster.eval("node1", "standinUnmodelled()").await.unwrap()
-    else {
-        panic!("no dictionary");
-    };
-    assert_eq!(found.text_key("count").unwrap().as_i64(), Some(1));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn users_without_the_right_are_refused() {
-    let options =
-        Options { hosts: 1, controller: "enhancedSecurityVerification=1\n", ..Options::default() };
-    let cluster = Cluster::up(&options).await;
-    cluster.run("ctl1", "createUser(`probe, `secret)").await.unwrap();
-    let mut probe = Client::connect(&cluster.site("ctl1")).await.unwrap();
-    assert!(probe.script("getClusterChunksStatus()").await.is_err());
-    probe.login("probe", "secret").await.unwrap();
-    assert!(probe.script("getClusterChunksStatus()").await.is_ok());
-    let refused = probe.script("stopDataNode([\"node1\"])").await.unwrap_err();
-    assert!(refused.contains("Only administrators"), "{refused}");
-    cluster.run("ctl1", "grant(`probe, `stopDataNode)").await.unwrap();
-    probe.login("probe", "secret").await.unwrap();
-    assert!(probe.script("stopDataNode([\"node1\"])").await.is_ok());
-    for _ in 0..5 {
-        let wrong = probe.login("probe", "wrong").await.unwrap_err();
-        assert_eq!(wrong, "The user name or password is incorrect.");
-    }
-    let locked = probe.login("probe", "secret").await.unwrap_err();
-    assert!(locked.contains("locked"), "{locked}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_older_version_refuses_what_a_newer_one_wrote() {
-    let mut cluster = Cluster::up(&Options::default()).await;
-    cluster.run("node1", MAKE).await.unwrap();
-    let mut writer = client(&cluster, "node1").await;
-    assert_eq!(insert(&mut writer, 1, "2023.01.05").await, Ok(1));
-    let names = ["node2", "agent2", "ctl2"];
-    for alias in names {
-        cluster.signal(alias, Signal::TERM);
-        cluster.wait_gone(alias).await;
-    }
-    assert!(cluster.log("node2").contains("MainServer shutdown."));
-    let old = fs::read(cluster.work(2).join("../dolphindb")).unwrap();
-    cluster.install(2, NEW);
-    cluster.spawn("ctl2");
-    cluster.spawn("agent2");
-    cluster.start_nodes(&["node2".to_owned()]).await;
-    cluster.wait_whole().await;
-    for alias in names {
-        let version = cluster.eval(alias, "version()").await.unwrap();
-        assert_eq!(version.as_str(), Some("2.00.8.12 2023.01.10"), "{alias}");
-    }
-    for alias in names {
-        cluster.signal(alias, Signal::TERM);
-        cluster.wait_gone(alias).await;
-    }
-    fs::write(cluster.work(2).join("../dolphindb"), old).unwrap();
-    cluster.spawn("ctl2");
-    cluster.wait_gone("ctl2").await;
-    let log = cluster.log("ctl2");
-    assert!(log.contains("Unsupported metadata version 2.00.8.12"), "{log}");
-    cluster.spawn("agent2");
-    until("the data node to refuse", || async {
-        let leader = cluster.leader().await?;
-        cluster.run(&leader, "startDataNode([\"node2\"])").await?;
-        let log = cluster.log("node2");
-        if log.contains("Unsupported metadata version") { Ok(()) } else { Err("not yet".into()) }
-    })
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_request_sent_again_is_run_once_from_2_00_9_on() {
     for (version, rows) in [("2.00.8.10", 2), ("2.00.9.4", 1)] {
         let options = Options { hosts: 1, version, ..Options::default() };
@@ -394,167 +317,4 @@ async fn a_request_sent_again_is_run_once_from_2_00_9_on() {
         }
         assert_eq!(cluster.number("node1", COUNT).await, rows, "{version}");
     }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn faults_happen_when_they_are_asked_for() {
-    let mut cluster = Cluster::up(&Options::default()).await;
-    cluster.run("node1", MAKE).await.unwrap();
-    // Applied, but the client is not told: written down.
-    cluster.faults("node1").set(Kind::CrashAfterApply, "").unwrap();
-    let mut writer = client(&cluster, "node1").await;
-    assert!(insert(&mut writer, 7, "2023.01.05").await.is_err());
-    cluster.wait_gone("node1").await;
-    let found = applied_not_answered(&cluster.home("node1")).unwrap();
-    assert_eq!(found.applied.len(), 1);
-    assert_eq!(found.applied[0].alias, "node1");
-    assert_eq!(ids(&cluster, "node2").await, [7]);
-    cluster.start_nodes(&["node1".to_owned()]).await;
-    // Not applied.
-    cluster.faults("node1").set(Kind::CrashBeforeApply, "").unwrap();
-    let mut writer = client(&cluster, "node1").await;
-    assert!(insert(&mut writer, 8, "2023.01.05").await.is_err());
-    cluster.wait_gone("node1").await;
-    assert_eq!(applied_not_answered(&cluster.home("node1")).unwrap().applied.len(), 1);
-    cluster.start_nodes(&["node1".to_owned()]).await;
-    cluster.wait_whole().await;
-    // Acknowledged, but not kept.
-    cluster.faults("node2").set(Kind::DropAckedRow, "1").unwrap();
-    let mut writer = client(&cluster, "node2").await;
-    assert_eq!(insert(&mut writer, 9, "2023.01.05").await, Ok(1));
-    assert_eq!(insert(&mut writer, 10, "2023.01.05").await, Ok(1));
-    assert_eq!(ids(&cluster, "node3").await, [7, 10]);
-    // A version that is not so, and a node that does not stop.
-    cluster.faults("node3").set(Kind::ReportOldVersion, "2.00.7.4").unwrap();
-    let version = cluster.eval("node3", "version()").await.unwrap();
-    assert_eq!(version.as_str(), Some("2.00.7.4 2022.12.28"));
-    cluster.faults("node3").set(Kind::IgnoreSigterm, "").unwrap();
-    cluster.signal("node3", Signal::TERM);
-    until("the signal to be ignored", || async {
-        let log = cluster.log("node3");
-        if log.contains("ignore_sigterm") { Ok(()) } else { Err("not yet".to_owned()) }
-    })
-    .await;
-    assert!(cluster.run("node3", "1+1").await.is_ok());
-    // A count that is not so.
-    let leader = cluster.leader().await.unwrap();
-    cluster.faults(&leader).set(Kind::WrongReplicaCount, "-1").unwrap();
-    let count = "exec replicaCount from getClusterChunksStatus()";
-    let count = cluster.eval(&leader, count).await.unwrap();
-    assert_eq!(count.as_vector().unwrap().get(0).as_i64(), Some(1));
-    // A leader that does not stay one.
-    cluster.faults(&leader).clear(Kind::WrongReplicaCount).unwrap();
-    cluster.faults(&leader).set(Kind::FlapLeader, "").unwrap();
-    until("another leader", || async {
-        let now = cluster.leader().await?;
-        if now == leader { Err("not yet".to_owned()) } else { Ok(()) }
-    })
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn recovery_can_be_kept_from_ending() {
-    let mut cluster = Cluster::up(&Options::default()).await;
-    cluster.run("node1", MAKE).await.unwrap();
-    let mut writer = client(&cluster, "node1").await;
-    for day in 1..=6 {
-        assert_eq!(insert(&mut writer, day, &format!("2023.01.0{day}")).await, Ok(1));
-    }
-    cluster.signal("node2", Signal::TERM);
-    cluster.wait_gone("node2").await;
-    for day in 1..=6 {
-        assert_eq!(insert(&mut writer, day + 10, &format!("2023.01.0{day}")).await, Ok(1));
-    }
-    cluster.faults("node2").set(Kind::NeverFinishRecovery, "").unwrap();
-    cluster.start_nodes(&["node2".to_owned()]).await;
-    let leader = cluster.leader().await.unwrap();
-    let open = "exec count(*) from getRecoveryTaskStatus() where Status == \"In-Progress\"";
-    until("recovery to begin", || async {
-        match cluster.eval(&leader, open).await?.as_i64() {
-            Some(0) => Err("not yet".to_owned()),
-            _ => Ok(()),
-        }
-    })
-    .await;
-    let recovering = "exec count(*) from getClusterChunksStatus() where state == \"RECOVERING\"";
-    assert!(cluster.number(&leader, recovering).await > 0);
-    cluster.faults("node2").clear(Kind::NeverFinishRecovery).unwrap();
-    cluster.wait_whole().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_lives_in_memory_is_gone_after_a_restart() {
-    let mut cluster = Cluster::up(&Options::default()).await;
-    let make = "share streamTable(1:0, [`time,`x], [TIMESTAMP,INT]) as trades";
-    cluster.run("node1", make).await.unwrap();
-    let subscribe = "subscribeTable(\"node1\", `trades, `act, 0, print)";
-    let topic = cluster.eval("node2", subscribe).await.unwrap();
-    assert!(topic.as_str().unwrap().ends_with(":node1/trades/act"));
-    let workers = "exec count(*) from getStreamingStat().subWorkers";
-    assert_eq!(cluster.number("node2", workers).await, 1);
-    let published = "exec count(*) from getStreamingStat().pubTables";
-    assert_eq!(cluster.number("node1", published).await, 1);
-    let shared = "exec count(*) from objs(true) where shared == true";
-    assert_eq!(cluster.number("node1", shared).await, 1);
-    cluster.run("node1", "submitJob(`slow, `x, sleep, 600000)").await.unwrap();
-    let running = "exec count(*) from getRecentJobs() where isNull(endTime)";
-    assert_eq!(cluster.number("node1", running).await, 1);
-    let schedule = "scheduleJob(`daily, `d, version, 17:23m, 2023.01.01, 2033.01.01, 'D')";
-    cluster.run("node1", schedule).await.unwrap();
-    cluster.signal("node1", Signal::TERM);
-    cluster.wait_gone("node1").await;
-    cluster.start_nodes(&["node1".to_owned()]).await;
-    assert_eq!(cluster.number("node1", shared).await, 0);
-    assert_eq!(cluster.number("node1", running).await, 0);
-    assert_eq!(cluster.number("node1", "exec count(*) from getScheduledJobs()").await, 1);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn starts_that_must_fail_do_and_say_why() {
-    let mut cluster = Cluster::new(&Options { hosts: 1, ..Options::default() });
-    let server = cluster.work(1).join("..");
-    let license = fs::read_to_string(server.join("dolphindb.lic")).unwrap();
-    let expired = license.replace("2099.12.31", "2020.01.01");
-    fs::write(server.join("dolphindb.lic"), expired).unwrap();
-    cluster.spawn("ctl1");
-    cluster.wait_gone("ctl1").await;
-    assert!(cluster.log("ctl1").contains("The license has expired."));
-    let capped = license.replace("\"version\": \"\"", "\"version\": \"2.00.7\"");
-    fs::write(server.join("dolphindb.lic"), capped).unwrap();
-    cluster.spawn("ctl1");
-    cluster.wait_gone("ctl1").await;
-    assert!(cluster.log("ctl1").contains("The license supports versions up to 2.00.7"));
-    fs::write(server.join("dolphindb.lic"), license).unwrap();
-    let busy = std::net::TcpListener::bind(cluster.site("ctl1")).unwrap();
-    cluster.spawn("ctl1");
-    cluster.wait_gone("ctl1").await;
-    assert!(
-        cluster.log("ctl1").contains("Failed to bind the socket on port 8920 with error code 98")
-    );
-    drop(busy);
-    fs::write(cluster.work(1).join("config/cluster.nodes"), "\n").unwrap();
-    cluster.spawn("ctl1");
-    cluster.wait_gone("ctl1").await;
-    assert!(cluster.log("ctl1").contains("The input file is empty."));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn stopped_nodes_stay_down_and_killed_ones_come_back() {
-    let options = Options { controller: "datanodeRestartInterval=130\n", ..Options::default() };
-    let mut cluster = Cluster::up(&options).await;
-    let leader = cluster.leader().await.unwrap();
-    cluster.run(&leader, "stopDataNode([\"node2\"])").await.unwrap();
-    assert_eq!(cluster.pid("node2"), None, "this version waits until the node is gone");
-    cluster.kill("agent3");
-    assert!(cluster.pid("node3").is_some(), "nodes outlive their agent");
-    cluster.spawn("agent3");
-    cluster.kill("node3");
-    until("the killed node to come back", || async {
-        match cluster.pid("node3") {
-            Some(_) => Ok(()),
-            None => Err("not yet".to_owned()),
-        }
-    })
-    .await;
-    assert_eq!(cluster.pid("node2"), None);
 }
