@@ -160,6 +160,7 @@ async fn round(shared: &Shared, pacer: &mut Pacer) -> Result<Option<Duration>, R
         windows::set_local_times(view, &state);
         view.tick(&state, now);
         let mut decision = decide(&state, view, now);
+        view.damp(&mut decision, now);
         let pace = pacer.pace(&state, view, &mut decision, now, look_interval);
         (decision, pace)
     });

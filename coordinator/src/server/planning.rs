@@ -39,7 +39,10 @@ pub(crate) async fn plan(
 ) -> Result<PlanAnswer, Status> {
     request.by = by;
     must_lead(shared).await?;
-    look_closely(shared, &request).await;
+    // A target that is none is refused without a look.
+    if let Ok(target) = request.target.parse::<DdbVersion>() {
+        look_closely(shared, &request, &target).await;
+    }
     // Whatever was decided in the meantime counts, and so does a lead that was lost.
     must_lead(shared).await?;
     let state = shared.store.state();
@@ -159,24 +162,21 @@ fn new_id(state: &State) -> RolloutId {
 }
 
 /// Asks every host agent of the cluster for a deep look and waits until the answers are there.
-async fn look_closely(shared: &Shared, request: &PlanRequest) {
+async fn look_closely(shared: &Shared, request: &PlanRequest, target: &DdbVersion) {
     if !shared.store.state().clusters().contains(&request.cluster) {
         // Nobody to ask; the core says so.
         return;
     }
     let asked_ms = monotonic_ms();
-    let target = request.target.parse::<DdbVersion>().ok();
     let mut changes = shared.sight.changes();
     let until_ms = asked_ms
         .saturating_add(u64::try_from(LOOK_MAX.as_millis()).unwrap_or(u64::MAX))
         .saturating_add(STAYS_WANTED_MS);
-    shared.sight.update(|view| view.demand(&request.cluster, target.clone(), until_ms));
+    shared.sight.update(|view| view.demand(&request.cluster, Some(target.clone()), until_ms));
     shared.links.hurry(&request.cluster);
     let seen = changes.wait_for(|_| {
         let state = shared.store.state();
-        shared
-            .sight
-            .read(|view| seen_closely(&state, view, &request.cluster, target.as_ref(), asked_ms))
+        shared.sight.read(|view| seen_closely(&state, view, &request.cluster, target, asked_ms))
     });
     if tokio::time::timeout(LOOK_MAX, seen).await.is_err() {
         tracing::warn!(cluster = %request.cluster, "facts for a plan did not all arrive in time");
@@ -189,18 +189,20 @@ fn seen_closely(
     state: &State,
     view: &View,
     cluster: &ClusterId,
-    target: Option<&DdbVersion>,
+    target: &DdbVersion,
     asked_ms: u64,
 ) -> bool {
     let hosts = state.hosts_of(cluster).filter(|e| view.is_connected(&e.host)).all(|enrolment| {
         view.facts(&enrolment.host, cluster).is_some_and(|seen| {
-            let packages = seen.value.packages.iter().filter(|p| Some(&p.version) == target);
+            let packages = seen.value.packages.iter().filter(|p| &p.version == target);
             let read = |p: &grayfin_types::facts::PackageFacts| {
                 p.intact.known().is_some_and(|intact| !intact)
                     || (p.sha256.known().is_some() && p.unpacked_bytes.known().is_some())
             };
-            // The installation itself is always part of a backup: none was weighed yet.
-            let weighed = !seen.value.backup.is_empty();
+            // The installation itself is always part of a backup: none was weighed yet. What cannot
+            // be weighed at all is waited for in vain, and then said.
+            let parts = &seen.value.backup;
+            let weighed = !parts.is_empty() && parts.iter().all(|p| p.bytes.known().is_some());
             seen.at_ms > asked_ms && weighed && packages.into_iter().all(read)
         })
     });

@@ -74,6 +74,7 @@ codes! {
     BaselineTooLarge = "GF0413", "too many chunks already differ from the replication factor";
     Soaking = "GF0414", "everything is well, but not for long enough yet";
     ClusterBusy = "GF0415", "another rollout of this cluster is not finished";
+    WindowClosed = "GF0416", "no maintenance window is open";
     StepTimeout = "GF0501", "a step took longer than its limit";
     StopFailed = "GF0502", "a process did not go away";
     ProcessAppeared = "GF0503", "a DolphinDB process appeared while none may run";

@@ -146,6 +146,10 @@ impl Applier<'_> {
         let writers = &mut entry.canary.writers;
         let known = writers.iter_mut().find(|w| w.epoch == report.epoch && w.host == report.host);
         match known {
+            // A passing report that was overtaken, by the answer to a stop for example.
+            Some(writer) if report.status.sent < writer.status.sent => {
+                return Response::ignored("a newer report of this writer is known");
+            }
             Some(writer) => writer.status = report.status.clone(),
             None => {
                 let (host, epoch) = (report.host.clone(), report.epoch);

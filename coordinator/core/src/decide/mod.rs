@@ -201,6 +201,10 @@ impl<'a> Work<'a> {
             return None;
         }
         let before = canary.writers.iter().find(|w| w.epoch == live.epoch).map(|w| &w.status);
+        if before.is_some_and(|before| live.status.sent < before.sent) {
+            // Older than what the writer said when it was stopped.
+            return None;
+        }
         let rows = rate(self.rollout).saturating_mul(CANARY_RECORD_SECS);
         let worth = before.is_none_or(|before| {
             before.state != live.status.state
@@ -242,7 +246,19 @@ impl<'a> Work<'a> {
 
 /// Tells whether two lists of reasons say the same; evidence with numbers that grow does not count.
 fn same(a: &[Reason], b: &[Reason]) -> bool {
-    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.code == b.code && a.subject == b.subject)
+    kinds(a) == kinds(b)
+}
+
+/// What the reasons are about, without what changes from look to look. Chunks come and go by the
+/// dozen while a host catches up: which ones is told once, with the first of them.
+fn kinds(reasons: &[Reason]) -> std::collections::BTreeSet<(Code, &str)> {
+    reasons
+        .iter()
+        .map(|r| {
+            let chunks = matches!(r.code, Code::ChunksRecovering | Code::ReplicasMissing);
+            (r.code, if chunks { "" } else { r.subject.as_str() })
+        })
+        .collect()
 }
 
 /// Returns the canary's rows a second, 0 when it is off.

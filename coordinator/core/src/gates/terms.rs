@@ -159,7 +159,7 @@ pub(super) fn window(input: &Input<'_>) -> Verdict {
     }
     let words: Vec<_> = input.windows.iter().map(words).collect();
     Verdict::unknown(reason(
-        Code::FactStale,
+        Code::WindowClosed,
         input.cluster.to_string(),
         format!("no maintenance window is open: {}", words.join("; ")),
         "it goes on when one opens; `--override window=REASON` at the start sets windows aside",

@@ -18,11 +18,19 @@ use grayfin_types::{
 pub use cluster::{ClusterView, Demand, Observer, SeenChunks};
 pub use soak::Soak;
 
-use crate::state::{CanaryPhase, State};
+use crate::{
+    cmd::Cmd,
+    decide::Decision,
+    state::{CanaryPhase, State},
+};
 
 /// How long an observer may be silent before another host is asked: three looks at the default
 /// interval of 5 s, the default limit for the age of facts.
 pub const OBSERVER_SILENT_MS: u64 = 15_000;
+
+/// A wait is told when it has lasted so long: promises come and looks follow within milliseconds,
+/// and nobody wants to read about these.
+pub const WAIT_TOLD_AFTER_MS: u64 = 400;
 
 /// Something that was seen, and when it was received.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,6 +116,8 @@ pub struct View {
     pub canary_phases: BTreeMap<RolloutId, Seen<(CanaryPhase, u64)>>,
     /// Since when a canary's answer is awaited: rollout, host and order number.
     pub checks_since: BTreeMap<(RolloutId, HostId, OrderNumber), u64>,
+    /// Since when each rollout waits for something else than what is recorded.
+    pub waits_since: BTreeMap<RolloutId, u64>,
     /// The present time of day by IANA zone name.
     pub local_times: BTreeMap<String, LocalTime>,
 }
@@ -210,6 +220,19 @@ impl View {
         for cluster in state.clusters() {
             self.sample(state, &cluster, now_ms, false);
         }
+    }
+
+    /// Holds back what a rollout waits for until that has lasted for [`WAIT_TOLD_AFTER_MS`]. Call it
+    /// after each [`crate::decide()`] whose commands are proposed.
+    pub fn damp(&mut self, decision: &mut Decision, now_ms: u64) {
+        let mut since = BTreeMap::new();
+        decision.commands.retain(|command| {
+            let Cmd::Waiting { rollout, reasons } = command else { return true };
+            let began = self.waits_since.get(rollout).copied().unwrap_or(now_ms);
+            since.insert(rollout.clone(), began);
+            reasons.is_empty() || now_ms.saturating_sub(began) >= WAIT_TOLD_AFTER_MS
+        });
+        self.waits_since = since;
     }
 
     /// Returns a host's facts about a cluster.

@@ -189,6 +189,7 @@ fn windows_open_and_close_also_over_midnight() {
         at(&mut bench, weekday, minute);
         assert_eq!(bench.ask(Gate::Window).is_go(), goes, "{weekday} {minute}");
     }
+    bench.holds(Gate::Window, Code::WindowClosed, "trade");
     bench.windows[0].from = "25:00".to_owned();
     bench.holds(Gate::Window, Code::FactUnknown, "trade");
 }

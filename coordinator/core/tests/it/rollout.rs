@@ -1,6 +1,7 @@
 //! Whole rollouts that go well.
 
 use grayfin_types::{
+    Code,
     event::Body,
     plan::CanarySpec,
     status::{HostPhase, RolloutState},
@@ -73,6 +74,24 @@ fn the_canary_writes_elsewhere_and_its_rows_are_read_back() {
     assert_eq!((canary.lost, canary.state.as_str()), (0, "ended"));
     // It wrote on the leader's host first, and moved once, to a host that was done.
     assert_eq!(world.state.rollouts[&world.id].canary.epoch, 2);
+}
+
+#[test]
+fn short_waits_are_not_told_and_long_ones_are() {
+    let told = |damped: bool| {
+        let mut world = World::started(3, CanarySpec::Off);
+        world.damped = damped;
+        world.finish(RolloutState::Succeeded);
+        let waits = world.bodies().filter_map(|b| match b {
+            Body::Waiting { reasons } => reasons.first().map(|r| r.code),
+            _ => None,
+        });
+        waits.collect::<Vec<_>>()
+    };
+    let (all, damped) = (told(false), told(true));
+    assert!(all.contains(&Code::PromiseMissing) && !damped.contains(&Code::PromiseMissing));
+    assert!(damped.len() < all.len());
+    assert_eq!(damped.iter().filter(|c| **c == Code::Soaking).count(), 3);
 }
 
 #[test]

@@ -89,6 +89,8 @@ pub(crate) struct World {
     /// Messages of host agents are delivered twice, this often in a hundred.
     pub(crate) twice: u64,
     pub(crate) dice: Dice,
+    /// Short waits are not told, as in the driver.
+    pub(crate) damped: bool,
     looks: BTreeMap<HostId, u64>,
     requests: u64,
     sessions: u64,
@@ -110,6 +112,7 @@ impl World {
             id: RolloutId::new("r1").unwrap(),
             twice: 0,
             dice: Dice(7),
+            damped: false,
             looks: BTreeMap::new(),
             requests: 0,
             sessions: 0,
@@ -309,7 +312,7 @@ impl World {
     fn decide(&mut self) {
         for _ in 0..50 {
             self.view.tick(&self.state, self.now_ms);
-            let decision = decide(&self.state, &self.view, self.now_ms);
+            let mut decision = decide(&self.state, &self.view, self.now_ms);
             assert_eq!(decision, decide(&self.state, &self.view, self.now_ms));
             for wanted in &decision.wanted.promises {
                 self.agents.get_mut(&wanted.host).unwrap().promise(wanted.token);
@@ -318,6 +321,9 @@ impl World {
                 let target = self.state.rollouts[&wanted.order.rollout].plan.target.clone();
                 let agent = self.agents.get_mut(&wanted.host).unwrap();
                 agent.order(&wanted.order, &target, self.now_ms);
+            }
+            if self.damped {
+                self.view.damp(&mut decision, self.now_ms);
             }
             if decision.commands.is_empty() {
                 return;

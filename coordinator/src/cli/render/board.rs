@@ -4,6 +4,7 @@ use grayfin_types::{
     HostId,
     event::{Body, Event},
     gate::Reason,
+    plan::CanarySpec,
     status::{CanaryStatus, HostPhase, RolloutState},
     step::{Happened, Report, SequenceState, Step},
 };
@@ -47,6 +48,8 @@ impl Board {
                 self.title =
                     format!("rollout {} of {} to {}", event.rollout, plan.cluster, plan.target);
                 self.started_ms = event.at_ms;
+                let off = plan.canary == CanarySpec::Off;
+                if off { "off" } else { "starting" }.clone_into(&mut self.canary.state);
                 self.rows = plan
                     .hosts
                     .iter()

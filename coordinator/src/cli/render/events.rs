@@ -68,13 +68,7 @@ fn words(event: &Event) -> String {
         }
         Body::LeaderChanged { from: None, to } => format!("DolphinDB controller {to} leads"),
         Body::Waiting { reasons } if reasons.is_empty() => "goes on".to_owned(),
-        Body::Waiting { reasons } => {
-            let why: Vec<_> = reasons
-                .iter()
-                .map(|r| format!("{} {}: {}", r.code, r.subject, r.evidence))
-                .collect();
-            format!("waits: {}", why.join("; "))
-        }
+        Body::Waiting { reasons } => format!("waits: {}", waiting(reasons)),
         Body::HostVerified { host, soaked_ms } => {
             format!("{host}: all has been well for {}", duration(*soaked_ms))
         }
@@ -144,4 +138,22 @@ pub(crate) fn progress(done: u64, total: u64, unit: &str) -> String {
         format!("{} of {} {unit}", amount(done), amount(total))
     };
     text.trim_end().to_owned()
+}
+
+/// One line for what a rollout waits for: the first reason of each code in full, the others counted.
+fn waiting(reasons: &[grayfin_types::gate::Reason]) -> String {
+    let mut codes: Vec<_> = reasons.iter().map(|r| r.code).collect();
+    codes.dedup();
+    let mut seen = std::collections::BTreeSet::new();
+    let mut words = Vec::new();
+    for code in codes.into_iter().filter(|code| seen.insert(*code)) {
+        let mut alike = reasons.iter().filter(|r| r.code == code);
+        let Some(first) = alike.next() else { continue };
+        let more = match alike.count() {
+            0 => String::new(),
+            more => format!(" (and {more} more like this)"),
+        };
+        words.push(format!("{code} {}: {}{more}", first.subject, first.evidence));
+    }
+    words.join("; ")
 }
