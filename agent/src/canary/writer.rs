@@ -193,6 +193,45 @@ impl Parts {
     }
 }
 
+/// When the next rows are due. Rows that were missed while a node was slow are made up for; those of
+/// more than a second are not.
+#[derive(Debug)]
+struct Pace {
+    rate: u64,
+    began: Instant,
+    taken: u64,
+    last: Instant,
+}
+
+impl Pace {
+    fn new(rows_per_second: u32) -> Self {
+        let now = Instant::now();
+        Self { rate: u64::from(rows_per_second.max(1)), began: now, taken: 0, last: now }
+    }
+
+    /// When the next batch may be sent.
+    fn next(&self) -> Instant {
+        let due = self.began + Duration::from_micros(self.taken * 1_000_000 / self.rate);
+        due.max(self.last + BEAT)
+    }
+
+    /// Takes what is due now: one row at least.
+    fn take(&mut self) -> u64 {
+        self.last = Instant::now();
+        let due = millis(self.began.elapsed()).saturating_mul(self.rate) / 1000 + 1;
+        let arrears = due.saturating_sub(self.taken);
+        if arrears > self.rate {
+            // Begun anew, with a second's worth.
+            self.began = self.last;
+            self.taken = 0;
+            return self.rate.clamp(1, BATCH_MAX);
+        }
+        let rows = arrears.clamp(1, BATCH_MAX);
+        self.taken += rows;
+        rows
+    }
+}
+
 /// How a connection ended.
 enum Left {
     Stopped,
@@ -217,6 +256,7 @@ pub(super) struct Writer {
     last_group: Instant,
     groups: u32,
     parts: Parts,
+    pace: Pace,
     pending: Option<(Batch, bool)>,
 }
 
@@ -232,6 +272,7 @@ impl Writer {
         let planned = told.tally.planned;
         Self {
             parts: Parts::new(8, target.own),
+            pace: Pace::new(target.rows_per_second),
             site,
             shown: Arc::new(Shown::new(told)),
             stop,
@@ -331,15 +372,16 @@ impl Writer {
             return Left::Node(why);
         }
         let mut refusals = 0;
-        let mut due = tokio::time::Instant::now();
         loop {
+            if self.pending.is_none() {
+                tokio::time::sleep_until(self.pace.next().into()).await;
+            }
             if self.stopped() {
                 return Left::Stopped;
             }
-            tokio::time::sleep_until(due).await;
             let (batch, unknown) = match self.pending.take() {
                 Some(pending) => pending,
-                None => match self.next_batch(&mut due).await {
+                None => match self.next_batch().await {
                     Ok(batch) => (batch, false),
                     Err(why) => return Left::Journal(why),
                 },
@@ -370,17 +412,12 @@ impl Writer {
     }
 
     /// Takes the next rows: as many as the pace asks for since the last ones.
-    async fn next_batch(&mut self, due: &mut tokio::time::Instant) -> Result<Batch, String> {
-        let rate = u64::from(self.target.rows_per_second);
-        let beat = BEAT.max(Duration::from_micros(1_000_000 / rate));
-        let now = tokio::time::Instant::now();
-        let late = now.saturating_duration_since(*due) + beat;
-        // What was missed while a node was slow is made up for, but not a whole outage.
-        let rows = (millis(late).saturating_mul(rate) / 1000).clamp(1, BATCH_MAX.min(rate.max(1)));
-        *due = now + beat;
+    async fn next_batch(&mut self) -> Result<Batch, String> {
+        let rows = self.pace.take();
         if self.next_seq + rows > self.planned || self.last_group.elapsed() >= GROUP {
             // Half a second ahead: a group is due twice in that time.
-            self.planned = self.planned.max(self.next_seq + rows + rate / 2);
+            let ahead = u64::from(self.target.rows_per_second) / 2;
+            self.planned = self.planned.max(self.next_seq + rows + ahead);
             self.group(false).await?;
         }
         let from = self.next_seq;
@@ -468,6 +505,24 @@ pub(super) fn millis(time: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_pace_is_kept_whatever_the_batches_take() {
+        let at = |ms: u64| Instant::now().checked_sub(Duration::from_millis(ms)).unwrap();
+        let mut pace = Pace::new(50);
+        assert_eq!(pace.take(), 1);
+        pace.began = at(200);
+        // Eleven are due after 200 ms, one was taken.
+        assert_eq!(pace.take(), 10);
+        assert_eq!(pace.taken, 11);
+        assert!(pace.next() <= Instant::now() + BEAT);
+        pace.began = at(60_000);
+        assert_eq!(pace.take(), 50, "an outage is not made up for");
+        assert_eq!(pace.take(), 1);
+        let mut slow = Pace::new(1);
+        assert_eq!(slow.take(), 1);
+        assert!(slow.next() > Instant::now() + Duration::from_millis(900));
+    }
 
     #[test]
     fn partitions_take_turns_and_a_refused_new_one_is_left() {

@@ -3,12 +3,14 @@
 
 use grayfin_types::{
     NodeAlias,
-    facts::{MemoryObject, NodeSpec},
+    facts::{MemoryObject, NodeSpec, Probe},
 };
 
+use super::Prober;
 use super::credentials::Account;
+use super::memory::{self, Pending};
+use super::node::Asker;
 use super::pool::{AskError, words};
-use super::{Prober, memory};
 use crate::ddb::{Call, Tag, Value, Vector};
 
 /// Why a command did not succeed.
@@ -78,7 +80,15 @@ impl Prober {
     pub async fn flush_caches(&self, alias: &NodeAlias) -> Result<(), CommandError> {
         let command = "flushOLAPCache";
         let spec = self.node(alias).await.map_err(|why| CommandError::NotSent { command, why })?;
-        for command in ["flushOLAPCache", "flushTSDBCache", "flushPKEYCache"] {
+        let mut commands = vec!["flushOLAPCache", "flushTSDBCache"];
+        // Primary-key tables came with 3.00.
+        let version = Asker::new(&self.0.pool, self.0.options.probe).version(&spec).await;
+        if let Ok(Probe::Known(version)) = version
+            && version.release().first().is_some_and(|major| *major >= 3)
+        {
+            commands.push("flushPKEYCache");
+        }
+        for command in commands {
             match self.send(&spec, command, &[]).await {
                 Err(CommandError::Refused { why, .. }) if lacks(&why) => {}
                 other => other?,
@@ -87,14 +97,14 @@ impl Prober {
         Ok(())
     }
 
-    /// Counts the transactions of a data node that have not reached its files for good: what a stop
+    /// Looks for transactions of a data node that have not reached its files for good: what a stop
     /// waits for, or a start replays.
-    pub async fn pending_transactions(&self, alias: &NodeAlias) -> Result<u64, String> {
+    pub async fn pending_transactions(&self, alias: &NodeAlias) -> Result<Pending, String> {
         let spec = self.node(alias).await?;
         let call = Call::urgent(self.0.options.probe);
         match memory::pending_transactions(&self.0.pool, &spec, &call).await {
-            Ok(count) => Ok(count),
-            Err(AskError::Call(error)) if error.is_unknown_function() => Ok(0),
+            Ok(pending) => Ok(pending),
+            Err(AskError::Call(error)) if error.is_unknown_function() => Ok(Pending::default()),
             Err(error) => Err(error.words()),
         }
     }

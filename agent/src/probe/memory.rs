@@ -72,24 +72,50 @@ pub(super) async fn objects(
     list.finish()
 }
 
+/// Transactions of a data node that have not reached its files for good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Pending {
+    /// Those still to be written out.
+    pub flush: u64,
+    /// Those written out whose redo log is still to be removed.
+    pub collect: u64,
+    /// The oldest one still to be written out, where the node tells it.
+    pub oldest: Option<i64>,
+}
+
+impl Pending {
+    /// Tells whether everything that was to be written out at `before` has been since. Under load
+    /// there are always newer ones: an engine writes out all that it holds at once, so the rest has
+    /// gone with the oldest.
+    #[must_use]
+    pub fn is_past(&self, before: &Self) -> bool {
+        let oldest = (self.oldest, before.oldest);
+        self.flush == 0 || matches!(oldest, (Some(now), Some(then)) if now > then)
+    }
+}
+
 /// Asks whether there are transactions that a stop would have to wait for, or that a restart would
 /// have to replay.
 pub(super) async fn pending_transactions(
     pool: &Pool,
     spec: &NodeSpec,
     call: &Call,
-) -> Result<u64, AskError> {
+) -> Result<Pending, AskError> {
     let value = pool.ask(spec, Asker::account(spec), "getRedoLogGCStat", &[], call).await?;
-    let Some(table) = value.table() else { return Ok(0) };
-    let sum = |name: &str| {
+    let Some(table) = value.table() else { return Ok(Pending::default()) };
+    let numbers = |name: &str| {
         let column = table.column(name);
-        (0..table.rows)
-            .filter_map(|at| column.and_then(|column| column.integer(at)))
-            .filter_map(|count| u64::try_from(count).ok())
-            .sum::<u64>()
+        let rows = (0..table.rows).map(move |at| column.and_then(|column| column.integer(at)));
+        rows.flatten().collect::<Vec<_>>()
     };
-    // `numOfTxnPendingFlush` is what has not reached the files; `txnCount` counts both.
-    Ok(sum("numOfTxnPendingFlush") + sum("numOfTxnPendingGC"))
+    let sum = |name: &str| {
+        numbers(name).into_iter().filter_map(|count| u64::try_from(count).ok()).sum::<u64>()
+    };
+    Ok(Pending {
+        flush: sum("numOfTxnPendingFlush"),
+        collect: sum("numOfTxnPendingGC"),
+        oldest: numbers("minTidPendingFlush").into_iter().min(),
+    })
 }
 
 /// Collects objects.
@@ -159,4 +185,22 @@ fn engine_names(stat: &Value) -> Vec<String> {
         .filter_map(|at| dictionary.values.value(at).and_then(Value::table))
         .flat_map(|engines| names_where(engines, "name", |_| true))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn newer_transactions_do_not_keep_a_flush_from_being_done() {
+        let pending = |flush, oldest| Pending { flush, collect: 3, oldest };
+        let before = pending(5, Some(100));
+        assert!(!pending(5, Some(100)).is_past(&before));
+        assert!(!pending(9, Some(100)).is_past(&before));
+        assert!(pending(9, Some(101)).is_past(&before));
+        assert!(pending(0, None).is_past(&before));
+        // A node that does not tell which one is the oldest: only none is enough.
+        assert!(!pending(1, None).is_past(&before));
+        assert!(!pending(1, Some(7)).is_past(&pending(2, None)));
+    }
 }

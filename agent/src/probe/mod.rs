@@ -50,6 +50,7 @@ pub(crate) mod fake;
 mod tests;
 
 pub use commands::CommandError;
+pub use memory::Pending;
 pub use credentials::{Account, Credentials};
 pub use looks::Looks;
 pub use node::Answer;

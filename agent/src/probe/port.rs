@@ -20,8 +20,9 @@ use crate::steps::{Boxed, Context, Seen, StepError};
 
 /// The gate that an operator may set aside.
 const CAPACITY_GATE: &str = "partition-capacity";
-/// How long transactions and redo logs of data nodes are waited for before a stop. The engines clean
-/// up every 30 and 60 s; what is left after that only makes the next start longer.
+/// How long transactions are waited for that were pending when a node was told to write out its
+/// caches. The engines do so by themselves every 30 and 60 s; what is left after that only makes the
+/// stop and the next start longer.
 const FLUSH_MAX: Duration = Duration::from_secs(75);
 /// The part of a step's remaining time that waiting for them may take.
 const FLUSH_SHARE: u32 = 4;
@@ -100,32 +101,45 @@ impl ProbedNodes {
         }
     }
 
-    /// Flushes, and waits for what is pending to get less, bounded.
+    /// Has the caches written out and waits, bounded, for what was pending then. Clients go on
+    /// writing meanwhile; what comes later is the stop's own affair.
     async fn flushed(&self, ctx: &Context, nodes: &[NodeSpec]) -> Result<Seen, StepError> {
         let until = Instant::now() + FLUSH_MAX.min(ctx.remaining() / FLUSH_SHARE);
         let mut words = Vec::new();
         for node in nodes.iter().filter(|node| node.role == NodeRole::DataNode) {
-            if let Err(error) = self.0.flush_caches(&node.alias).await {
-                words.push(format!("`{}`: {error}", node.alias));
-                continue;
-            }
-            words.push(loop {
-                ctx.check()?;
-                match self.0.pending_transactions(&node.alias).await {
-                    Ok(0) => break format!("`{}` has flushed", node.alias),
-                    Ok(count) if Instant::now() >= until => {
-                        break format!(
-                            "`{}` still has {count} transactions in its redo log",
-                            node.alias
-                        );
-                    }
-                    Ok(_) => ctx.until(tokio::time::sleep(FLUSH_PAUSE)).await?,
-                    Err(why) => break format!("`{}`: {why}", node.alias),
-                }
-            });
+            let flushed = self.flushed_one(ctx, &node.alias, until).await?;
+            words.push(flushed.unwrap_or_else(|why| format!("`{}`: {why}", node.alias)));
         }
         let text = if words.is_empty() { "nothing to flush".to_owned() } else { words.join("; ") };
         Ok(text.into())
+    }
+
+    /// The same for one node; what it does not answer is no reason not to stop it.
+    async fn flushed_one(
+        &self,
+        ctx: &Context,
+        alias: &NodeAlias,
+        until: Instant,
+    ) -> Result<Result<String, String>, StepError> {
+        ctx.check()?;
+        let before = match ctx.until(self.0.pending_transactions(alias)).await? {
+            Ok(before) => before,
+            Err(why) => return Ok(Err(why)),
+        };
+        if let Err(error) = ctx.until(self.0.flush_caches(alias)).await? {
+            return Ok(Err(error.to_string()));
+        }
+        loop {
+            match ctx.until(self.0.pending_transactions(alias)).await? {
+                Ok(now) if now.is_past(&before) => return Ok(Ok(format!("`{alias}` has flushed"))),
+                Ok(now) if Instant::now() >= until => {
+                    let left = now.flush;
+                    return Ok(Ok(format!("`{alias}` still has {left} transactions to write out")));
+                }
+                Ok(_) => ctx.until(tokio::time::sleep(FLUSH_PAUSE)).await?,
+                Err(why) => return Ok(Err(why)),
+            }
+        }
     }
 
     async fn in_memory(&self) -> Result<Vec<MemoryObject>, StepError> {

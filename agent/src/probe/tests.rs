@@ -368,11 +368,17 @@ async fn commands_are_sent_once_and_an_unknown_outcome_is_said() {
     node.answer("flushOLAPCache", Value::Nothing);
     node.answer("getRedoLogGCStat", {
         let counts = || Vector::longs([2, 1]);
-        Value::table([("numOfTxnPendingGC", counts()), ("numOfTxnPendingFlush", counts())]).unwrap()
+        Value::table([
+            ("numOfTxnPendingGC", counts()),
+            ("numOfTxnPendingFlush", counts()),
+            ("minTidPendingFlush", Vector::longs([9, 8])),
+        ])
+        .unwrap()
     });
     cluster.prober.flush_caches(&aliases[0]).await.unwrap();
     assert_eq!(node.count("flushOLAPCache"), 1);
-    assert_eq!(cluster.prober.pending_transactions(&aliases[0]).await, Ok(6));
+    let pending = cluster.prober.pending_transactions(&aliases[0]).await.unwrap();
+    assert_eq!((pending.flush, pending.collect, pending.oldest), (3, 3, Some(8)));
 }
 
 #[tokio::test]
