@@ -6,6 +6,7 @@
 //! The database in a lab is a stand-in, a test double: nothing that holds in a lab was seen on a real
 //! server.
 
+pub mod bench;
 pub mod binaries;
 pub mod cli;
 pub mod ddb;

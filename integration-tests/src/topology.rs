@@ -22,6 +22,8 @@ const COMPUTE_PORT: u16 = 8930;
 const CLUSTER_STRIDE: u16 = 100;
 /// Where coordinators listen.
 const COORDINATOR_PORT: u16 = 7430;
+/// Between two looks of a host agent, unless asked otherwise.
+const LOOK_INTERVAL_MS: u32 = 300;
 /// Data nodes that fit between their first port and the compute nodes'.
 const DATA_NODES_MAX: u8 = 8;
 
@@ -64,6 +66,10 @@ pub struct Options {
     /// More lines for every cluster.cfg, as `[alias.]key=value`; a later one wins.
     #[arg(long, value_name = "KEY=VALUE")]
     pub cluster_cfg: Vec<String>,
+    /// Between two looks of a host agent. A third of a second finds things soon and costs little; the
+    /// shipped default is 5000.
+    #[arg(long, default_value_t = LOOK_INTERVAL_MS)]
+    pub look_interval_ms: u32,
     /// More lines for every agent.toml's `[[installation]]`, as `key=value` in TOML.
     #[arg(long, value_name = "KEY=VALUE")]
     pub installation_cfg: Vec<String>,
@@ -94,6 +100,7 @@ impl Default for Options {
             replication: 2,
             controller_cfg: Vec::new(),
             cluster_cfg: Vec::new(),
+            look_interval_ms: LOOK_INTERVAL_MS,
             installation_cfg: Vec::new(),
             policy_cfg: Vec::new(),
             no_grayfin: false,

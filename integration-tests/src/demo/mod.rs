@@ -150,6 +150,13 @@ async fn rollout(lab: &Lab, verdict: &mut Verdict) -> anyhow::Result<(RolloutSta
 
 /// Runs the demo until its end, Ctrl-C or SIGTERM; the lab is gone afterwards in each case.
 pub fn main(arguments: &Arguments) -> std::process::ExitCode {
+    run_to_end(run(arguments))
+}
+
+/// Runs something that owns a lab until its end, Ctrl-C or SIGTERM; dropping it takes the lab down.
+pub(crate) fn run_to_end(
+    work: impl Future<Output = anyhow::Result<bool>>,
+) -> std::process::ExitCode {
     use std::process::ExitCode;
     use tokio::signal::unix::{SignalKind, signal};
 
@@ -168,7 +175,7 @@ pub fn main(arguments: &Arguments) -> std::process::ExitCode {
             std::io::Result::Ok(())
         };
         tokio::select! {
-            result = run(arguments) => match result {
+            result = work => match result {
                 Ok(true) => ExitCode::SUCCESS,
                 Ok(false) => ExitCode::from(1),
                 Err(error) => {

@@ -23,8 +23,6 @@ pub(super) const AGENT: &str = "grayfin-agent";
 /// Name of the coordinator's process on its machine.
 pub(super) const COORDINATOR: &str = "grayfin";
 
-/// Between two looks of a host agent: a third of a second finds things soon and costs little.
-const LOOK_INTERVAL_MS: i64 = 300;
 /// For every host agent to be connected.
 const JOIN_LIMIT: Duration = Duration::from_secs(60);
 
@@ -108,7 +106,7 @@ impl Lab {
                 ("host", text(&host.name)),
                 ("state_dir", text(folder.join("state").display())),
                 ("coordinators", Value::Array(coordinators)),
-                ("look_interval_ms", Value::Integer(LOOK_INTERVAL_MS)),
+                ("look_interval_ms", Value::Integer(self.spec.options.look_interval_ms.into())),
                 ("tls", Value::Table(self.tls(&host.name))),
                 ("installation", Value::Array(installations)),
             ]
@@ -141,7 +139,7 @@ impl Lab {
                 ("id", Value::Integer(i64::from(coordinator.number))),
                 ("state_dir", text(folder.join("state").display())),
                 ("listen", text(&coordinator.address)),
-                ("look_interval_ms", Value::Integer(LOOK_INTERVAL_MS)),
+                ("look_interval_ms", Value::Integer(self.spec.options.look_interval_ms.into())),
                 ("tls", Value::Table(self.tls(&coordinator.name))),
                 ("policy", Value::Table(policy)),
             ]
