@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Error, Part};
 use crate::files::{
-    Comparison, Control, Copier, Disk, Entry, Error as FilesError, Kind, chain, create_dir_durably,
-    remove_tree, rename_durably, walk, write_manifest,
+    Comparison, Control, Copier, Disk, Durability, Entry, Error as FilesError, Kind, chain,
+    make_durable, remove_tree, rename_durably, walk, write_manifest,
 };
 
 /// The manifest's name in a backup.
@@ -125,9 +125,10 @@ pub fn take(taking: &Taking<'_>) -> Result<Taken, Error> {
 
 fn fill(taking: &Taking<'_>, partial: &Path) -> Result<Taken, Error> {
     let disk = taking.disk;
-    create_dir_durably(disk, partial, 0o700)?;
     let tree = partial.join(TREE);
-    create_dir_durably(disk, &tree, 0o700)?;
+    for folder in [partial, &tree] {
+        disk.create_dir(folder, 0o700).map_err(FilesError::at("create the folder", folder))?;
+    }
     let mut header = taking.header.clone();
     header.parts.clear();
     let mut lines = Vec::new();
@@ -140,7 +141,8 @@ fn fill(taking: &Taking<'_>, partial: &Path) -> Result<Taken, Error> {
         }
         let mut bytes = 0;
         if present {
-            let copier = Copier::new(disk, taking.control);
+            let copier =
+                Copier { durability: Durability::ByCaller, ..Copier::new(disk, taking.control) };
             let skip = |relative: &Path| part.skips(relative);
             let copied = copier.copy(&source, &tree.join(&part.id), &skip)?;
             bytes = copied.bytes;
@@ -149,7 +151,7 @@ fn fill(taking: &Taking<'_>, partial: &Path) -> Result<Taken, Error> {
         }
         header.parts.push(PartCopied { part: part.clone(), present, bytes });
     }
-    disk.sync_dir(&tree).map_err(FilesError::at("make durable", &tree))?;
+    make_durable(disk, std::slice::from_ref(&tree))?;
     prove(taking, &header, &lines, &tree)?;
     let digest = write_manifest(disk, &partial.join(MANIFEST), &header, &lines)?;
     let files = lines.iter().filter(|l| matches!(l.entry.kind, Kind::File { .. })).count();

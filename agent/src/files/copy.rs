@@ -23,8 +23,50 @@ pub enum Durability {
     /// File by file: slower, and it flushes nothing that is not ours. For work beside nodes that
     /// serve.
     EachFile,
-    /// All at once at the end: one flush of the file system instead of one for each file.
+    /// All at once at the end: see [`make_durable`].
     AtTheEnd,
+    /// Not at all: the caller makes several copies durable together with [`make_durable`].
+    ByCaller,
+}
+
+/// Up to this many names are flushed one by one, many at a time, so that the file system's journal
+/// takes them together. Beyond it one flush of the whole file system is quicker, though it also
+/// writes what is not ours.
+const ONE_BY_ONE_MAX: usize = 512;
+
+/// Names flushed at the same time.
+const FLUSHED_AT_ONCE: usize = 16;
+
+/// Makes trees durable that were just written: every file and folder, and the names of the trees
+/// themselves.
+pub fn make_durable(disk: &dyn Disk, roots: &[PathBuf]) -> Result<(), Error> {
+    let mut names = Vec::new();
+    let mut folders = std::collections::BTreeSet::new();
+    for root in roots {
+        for found in walk(root, &|_| false)? {
+            let path = join(root, &found.relative);
+            if found.metadata.is_dir() {
+                folders.insert(path.clone());
+            } else if found.metadata.is_file() {
+                names.push(path.clone());
+            }
+            folders.extend(path.parent().map(Path::to_path_buf));
+        }
+    }
+    if names.len() > ONE_BY_ONE_MAX
+        && let Some(root) = roots.first()
+    {
+        let volume = if root.is_dir() { root } else { root.parent().unwrap_or(root) };
+        return disk.sync_volume(volume).map_err(Error::at("make durable", volume));
+    }
+    in_parallel(&names, FLUSHED_AT_ONCE, |_, path| {
+        let file = disk.open_read(path).map_err(Error::at("open", path))?;
+        disk.sync_file(&file, path).map_err(Error::at("make durable", path))
+    })?;
+    let folders: Vec<PathBuf> = folders.into_iter().collect();
+    in_parallel(&folders, FLUSHED_AT_ONCE, |_, path| {
+        disk.sync_dir(path).map_err(Error::at("make durable", path))
+    })
 }
 
 /// Copies trees.
@@ -248,8 +290,7 @@ impl<'a> Copier<'a> {
             }
         }
         if self.durability == Durability::AtTheEnd {
-            let volume = if to.is_dir() { to } else { to.parent().unwrap_or(to) };
-            self.disk.sync_volume(volume).map_err(Error::at("make durable", volume))?;
+            make_durable(self.disk, &[to.to_path_buf()])?;
         }
         Ok(())
     }

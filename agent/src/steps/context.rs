@@ -310,6 +310,12 @@ impl Context {
         })
     }
 
+    /// Counts as blocking work until it is dropped. For tests.
+    #[cfg(test)]
+    pub(crate) fn keep_busy(&self) -> impl Drop + use<> {
+        Busy::new(&self.busy)
+    }
+
     /// Waits until no work of [`Self::blocking`] runs any more. For the runner.
     pub async fn quiet(&self) {
         let mut busy = self.busy.subscribe();

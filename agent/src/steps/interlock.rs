@@ -13,7 +13,7 @@ use super::StepError;
 use crate::{
     backup::select::HELD,
     config::Installation,
-    files::{Disk, chain, create_dir_durably, remove_tree, rename_durably, write_durably},
+    files::{Disk, chain, remove_tree, rename_durably},
 };
 
 const NOTE_NAME: &str = "README";
@@ -81,8 +81,13 @@ impl Interlock {
             let code = if e.is_no_space() { Code::DiskTooSmall } else { Code::BackupIncomplete };
             StepError::new(code, format!("turn the interlock on: {}", chain(&e)))
         };
-        create_dir_durably(disk, folder, 0o755).map_err(failed)?;
-        write_durably(disk, &folder.join(NOTE_NAME), NOTE.as_bytes(), 0o644).map_err(failed)?;
+        if !folder.is_dir() {
+            disk.create_dir(folder, 0o755)
+                .map_err(crate::files::Error::at("create the folder", folder))
+                .map_err(failed)?;
+        }
+        // The note need not survive a power loss; the rename makes the folder durable with itself.
+        drop(std::fs::write(folder.join(NOTE_NAME), NOTE));
         rename_durably(disk, &self.open, &self.held).map_err(failed)
     }
 

@@ -1,14 +1,18 @@
 //! Doubles for the tests of steps: a ledger in memory, coordinators that say what the test wants.
 
 use std::{
-    path::Path,
+    collections::BTreeMap,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use grayfin_types::{
-    Code, NodeAlias,
-    plan::Package,
+    Code, DdbVersion, HostId, NodeAlias, RolloutId, Token,
+    plan::{
+        CanarySpec, Compatibility, HostPlan, Package, PauseAfter, Plan, Policy, StaysAlive,
+        UpgradeMode,
+    },
     step::{Happened, Step},
 };
 use serde_json::Value;
@@ -16,6 +20,75 @@ use serde_json::Value;
 use super::{
     Boxed, Context, Coordination, Denied, Record, Records, Reporting, StepError, Stop, Work,
 };
+use crate::config::{Installation, StopBy, Units};
+
+/// Makes work for host `host43` of cluster `trade`, whose plan is empty: tests change what they need.
+pub fn work() -> Work {
+    let host: HostId = "host43".parse().expect("a good id");
+    let installation = Installation {
+        cluster: "trade".parse().expect("a good id"),
+        server_dir: PathBuf::from("/s"),
+        executable: "ddb".to_owned(),
+        work_dir: PathBuf::from("/s/clusterDemo"),
+        package_dir: PathBuf::from("/p"),
+        backup_dir: PathBuf::from("/b"),
+        credentials_file: PathBuf::from("/c"),
+        upgrade_mode: UpgradeMode::Native,
+        upgrade_script: PathBuf::from("/s/clusterDemo/upgrade.sh"),
+        path: "/usr/bin:/bin".to_owned(),
+        start_controller: vec!["true".to_owned()],
+        start_ddb_agent: vec!["true".to_owned()],
+        stop: StopBy::Signal,
+        units: Units { systemctl: "systemctl".to_owned(), names: BTreeMap::new() },
+    };
+    let host_plan = HostPlan {
+        host: host.clone(),
+        reason: String::new(),
+        from: None,
+        already_done: false,
+        nodes: Vec::new(),
+        has_leader: false,
+        stays: StaysAlive {
+            controllers: 0,
+            controllers_of: 0,
+            data_nodes: 0,
+            data_nodes_of: 0,
+            replicas_min: None,
+            groups: Vec::new(),
+        },
+        backup: Vec::new(),
+        backup_dir: "/b".to_owned(),
+        memory: Vec::new(),
+    };
+    let target: DdbVersion = "2.00.8.12".parse().expect("a good version");
+    let plan = Plan {
+        hash: String::new(),
+        cluster: installation.cluster.clone(),
+        target,
+        mode: UpgradeMode::Native,
+        package: Package { file: "p.zip".to_owned(), sha256: String::new(), bytes: 0 },
+        compatibility: Compatibility { level: None, patch: true, why: String::new() },
+        hosts: vec![host_plan.clone()],
+        overrides: Vec::new(),
+        accepted_losses: Vec::new(),
+        policy: Policy::default(),
+        canary: CanarySpec::Off,
+        windows: Vec::new(),
+        pause_after: PauseAfter::Never,
+        point_of_no_return: String::new(),
+    };
+    let rollout: RolloutId = "r1".parse().expect("a good id");
+    Work {
+        host,
+        installation: Arc::new(installation),
+        rollout,
+        token: Token(5),
+        plan: Arc::new(plan),
+        host_plan,
+        state_dir: PathBuf::from("/state"),
+        work_dir: PathBuf::from("/state/work/hold-5"),
+    }
+}
 
 /// A ledger, coordinator and listener in one.
 #[derive(Debug, Default)]

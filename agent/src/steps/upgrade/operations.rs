@@ -23,7 +23,12 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::files::{Attributes, Disk, Error as FilesError, Owners, decode_path, encode_path};
+use crate::files::{
+    Attributes, Disk, Error as FilesError, Owners, decode_path, encode_path, in_parallel,
+};
+
+/// Folders made durable at the same time.
+const SYNCED_AT_ONCE: usize = 16;
 
 /// One operation. Paths are encoded and relative to the installation's folder, `from` to the staged
 /// package's.
@@ -268,10 +273,13 @@ fn make_folders(
     Ok(())
 }
 
+/// Makes the names in folders durable, several at a time: the file system's journal takes them
+/// together.
 fn sync(disk: &dyn Disk, touched: &BTreeSet<PathBuf>) -> Result<(), Stuck> {
-    for folder in touched.iter().filter(|folder| folder.is_dir()) {
-        disk.sync_dir(folder).map_err(at("make durable", folder))?;
-    }
+    let folders: Vec<&PathBuf> = touched.iter().filter(|folder| folder.is_dir()).collect();
+    in_parallel(&folders, SYNCED_AT_ONCE, |_, folder| {
+        disk.sync_dir(folder).map_err(at("make durable", folder))
+    })?;
     Ok(())
 }
 
