@@ -1,4 +1,4 @@
-//! The lab itself, on the database's side only: it comes up healthy, its observer sees what happens,
+//! The lab itself: it comes up healthy, its observer sees what happens,
 //! and nothing of it is left afterwards, however it ends.
 //!
 //! Needs the stand-in; could run on a real package.
@@ -83,6 +83,38 @@ async fn it_is_healthy_is_observed_and_leaves_nothing() {
     lab.down().unwrap();
     assert_eq!(processes_under(&folder), []);
     assert!(!folder.exists() && no_mounts_under(&folder) && !range::is_claimed(claimed));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn host_agents_and_the_coordinator_can_be_killed_and_started_again() {
+    let (_outer, folder) = folder();
+    let options = Options { clusters: 2, dedicated_controllers: true, ..Options::default() };
+    let lab = Lab::up(&folder, &options).await.unwrap();
+    for target in ["agent:1", "coordinator:1", "agent:6", "node:c2HActl48", "host:5"] {
+        let target: Target = target.parse().unwrap();
+        let before = lab.processes_of(&target).await.unwrap();
+        assert!(!before.is_empty(), "{target}");
+        lab.kill(&target).await.unwrap();
+        assert_eq!(lab.processes_of(&target).await.unwrap(), [], "{target}");
+        lab.restart(&target).await.unwrap();
+        let after = lab.processes_of(&target).await.unwrap();
+        assert!(after.iter().all(|process| !before.contains(process)), "{target}");
+    }
+    lab.wait_healthy().await.unwrap();
+    lab.wait_hosts_connected().await.unwrap();
+    let mut words = Vec::new();
+    for machine in lab.topology().machines() {
+        for process in
+            processes::belonging_to(&lab.paths().machine(machine), &lab.paths().programs())
+        {
+            let arguments = processes::arguments(process.pid).join(" ");
+            if processes::executable(process.pid).unwrap().starts_with(lab.paths().programs()) {
+                words.push(arguments);
+            }
+        }
+    }
+    assert!(words.len() >= 7 && words.iter().all(|it| !it.contains("dolphindb")), "{words:?}");
+    lab.down().unwrap();
 }
 
 /// Starts `lab up` and returns when its machines are on.

@@ -71,6 +71,10 @@ pub(super) async fn bring_up(folder: &Path, options: &Options) -> anyhow::Result
 
 /// Lays the lab out, or says which options do not go together.
 fn layout(options: &Options, range: Range) -> anyhow::Result<Topology> {
+    anyhow::ensure!(
+        options.coordinators <= 1,
+        "`grayfin serve` cannot be told yet to join a group: a lab has one coordinator"
+    );
     Topology::new(options, range).map_err(|reason| anyhow::anyhow!(reason))
 }
 
