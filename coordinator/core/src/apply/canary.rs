@@ -89,7 +89,7 @@ impl Applier<'_> {
             return Response::ignored("there is no such unfinished rollout");
         };
         entry.canary.rounds = entry.canary.rounds.saturating_add(1);
-        entry.canary.checks.clear();
+        let mut before = std::mem::take(&mut entry.canary.checks);
         purpose.clone_into(&mut entry.canary.purpose);
         for host in entry.canary.wrote.clone() {
             let Some(enrolment) = self.state.hosts.get_mut(&host) else { continue };
@@ -103,7 +103,8 @@ impl Applier<'_> {
                 spec: entry.plan.canary.clone(),
             });
             let number = enrolment.push(&entry.cluster, Token(0), OrderKind::CanaryCheck, id, body);
-            entry.canary.checks.insert(host, Check { number, result: None });
+            let before = before.remove(&host).and_then(|check| check.result.or(check.before));
+            entry.canary.checks.insert(host, Check { number, result: None, before });
         }
         Response::Done
     }
