@@ -75,3 +75,117 @@ pub(super) async fn run<T: Send + 'static>(
         }
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{path::Path, sync::Arc};
+
+    use grayfin_types::step::Step;
+
+    use super::*;
+    use crate::{
+        ledger::testing::ForgetfulFile,
+        steps::{Seen, testing::Double},
+    };
+
+    const LIMIT: Duration = Duration::from_secs(100);
+
+    fn ledger() -> Ledger {
+        let file = Box::new(ForgetfulFile::default());
+        Ledger::open_on(file, Path::new("/s/ledger"), &"h".parse().unwrap()).unwrap()
+    }
+
+    fn context() -> (Context, Stop) {
+        let stop = Stop::default();
+        let whole = Arc::new(Double::default()).context(crate::steps::testing::work(), Step::Stop);
+        (whole.for_step(Step::Stop, false, LIMIT, stop.clone()), stop)
+    }
+
+    async fn act(
+        ctx: &Context,
+        stop: &Stop,
+        turned: bool,
+        call: impl Future<Output = Result<Seen, StepError>> + Send + 'static,
+    ) -> Result<Result<Seen, Code>, Fatal> {
+        let done = run(&ledger(), "execute", ctx, stop, |_| turned, call).await?;
+        Ok(done.map_err(|e| e.code))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_step_is_told_to_stop_at_its_limit_and_given_up_after_the_grace() {
+        let begun = Instant::now();
+        let (ctx, stop) = context();
+        let mine = ctx.clone();
+        let obeys = async move { mine.until(std::future::pending::<Seen>()).await };
+        assert_eq!(act(&ctx, &stop, false, obeys).await.unwrap(), Err(Code::StepTimeout));
+        assert_eq!(begun.elapsed().as_secs(), LIMIT.as_secs());
+
+        let begun = Instant::now();
+        let (ctx, stop) = context();
+        let deaf = std::future::pending();
+        assert_eq!(act(&ctx, &stop, false, deaf).await.unwrap(), Err(Code::StepTimeout));
+        assert_eq!(begun.elapsed().as_secs(), (LIMIT + GRACE).as_secs());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_step_that_is_not_wanted_any_more_ends_at_once() {
+        let begun = Instant::now();
+        let (ctx, stop) = context();
+        let mine = ctx.clone();
+        let obeys = async move { mine.until(std::future::pending::<Seen>()).await };
+        assert_eq!(act(&ctx, &stop, true, obeys).await.unwrap(), Err(Code::Aborted));
+        assert!(begun.elapsed() < Duration::from_secs(1));
+        // But its undoing is not turned round again.
+        let undo = ctx.for_step(Step::Stop, true, LIMIT, Stop::default());
+        let done = async { Ok(Seen::default()) };
+        assert_eq!(act(&undo, &Stop::default(), true, done).await.unwrap(), Ok(Seen::default()));
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_a_failed_step() {
+        let (ctx, stop) = context();
+        let panics = async { panic!("because the test wants it") };
+        assert_eq!(act(&ctx, &stop, false, panics).await.unwrap(), Err(Code::Internal));
+    }
+
+    #[tokio::test]
+    async fn nothing_is_judged_while_blocking_work_goes_on() {
+        let (ctx, stop) = context();
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let (begun, has_begun) = tokio::sync::oneshot::channel();
+        let mine = ctx.clone();
+        // The step leaves its work behind, as a dropped future does.
+        let leaves = async move {
+            let working = tokio::spawn(async move {
+                let work = mine.blocking(move |_| {
+                    begun.send(()).unwrap();
+                    let Err(_) = ended.recv() else { return Ok(()) };
+                    Ok(())
+                });
+                drop(work.await);
+            });
+            drop(has_begun.await);
+            drop(working);
+            Ok(Seen::default())
+        };
+        let acting = act(&ctx, &stop, false, leaves);
+        tokio::pin!(acting);
+        tokio::select! {
+            biased;
+            done = &mut acting => panic!("judged while the work goes on: {done:?}"),
+            () = tokio::task::yield_now() => {}
+        }
+        drop(end);
+        assert!(acting.await.unwrap().is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn work_that_never_ends_ends_the_host_agent() {
+        let (ctx, stop) = context();
+        let keeps_busy = ctx.keep_busy();
+        let done = async { Ok(Seen::default()) };
+        let ended = act(&ctx, &stop, false, done).await;
+        assert!(matches!(ended, Err(Fatal::Stuck { step: Step::Stop })), "{ended:?}");
+        drop(keeps_busy);
+    }
+}
