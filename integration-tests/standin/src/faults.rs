@@ -21,8 +21,8 @@ pub const IN_FLIGHT: &str = "standin-inflight";
 /// What can be made to go wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
-    /// Accepts connections and never answers; with `client` as the argument only clients are
-    /// left without an answer, other nodes are served.
+    /// Accepts connections, never answers and says nothing by itself, no heartbeat either; with
+    /// `client` as the argument only clients are left without an answer.
     Hang,
     /// A stop takes so many milliseconds longer.
     SlowStop,
@@ -173,6 +173,12 @@ impl Faults {
     #[must_use]
     pub fn millis(&self, kind: Kind) -> Option<u64> {
         self.get(kind).map(|text| text.parse().unwrap_or(0))
+    }
+
+    /// Is the node to be silent, to other nodes as well?
+    #[must_use]
+    pub fn is_hanging(&self) -> bool {
+        self.get(Kind::Hang).is_some_and(|whom| whom != "client")
     }
 
     /// Takes a fault that happens once: whoever gets it must do it.

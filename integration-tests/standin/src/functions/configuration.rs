@@ -39,6 +39,7 @@ pub(super) async fn call(call: &mut Call<'_>) -> Outcome {
         "getPluginDir" => Ok(path(&plugin_dir(node))),
         "getWorkDir" if node.shared.version.is_at_least(PLACES_SINCE) => Ok(path(&places.work)),
         "getExecDir" if node.shared.version.is_at_least(PLACES_SINCE) => Ok(path(&places.server)),
+        "getWorkDir" | "getExecDir" => Err(call.not_yet()),
         _ => Err(CallError::Unknown),
     }
 }

@@ -19,7 +19,7 @@ pub(crate) mod users;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
-use standin_lang::eval::{BoxFuture, CallError, Host, Scan, Session};
+use standin_lang::eval::{BoxFuture, CallError, Host, Scan, Session, UNKNOWN_FUNCTION};
 use standin_lang::value::{Table, TableHandle, Value};
 
 use crate::config::Role;
@@ -120,6 +120,12 @@ impl Call<'_> {
 
     fn wrong(&self, place: usize, wanted: &str) -> CallError {
         CallError::Error(format!("{}: argument {} must be {wanted}", self.name, place + 1))
+    }
+
+    /// The server of this version does not have the function: it says so, and that is no lack of
+    /// the stand-in.
+    fn not_yet(&self) -> CallError {
+        CallError::Error(format!("{UNKNOWN_FUNCTION} {}", self.name))
     }
 
     /// Something that this stand-in does not do: noted, so that no test passes by luck.

@@ -67,6 +67,7 @@ pub(super) async fn call(call: &mut Call<'_>) -> Outcome {
             cluster::leading(node, |_, _| ()).await?;
             input(node, Input::AskReport(call.text(0)?))?;
         }
+        "triggerNodeReport" => return Err(call.not_yet()),
         _ => return Err(CallError::Unknown),
     }
     Ok(Value::Nothing)

@@ -74,7 +74,9 @@ impl ControllerMachine {
         match action {
             Action::Persist(persist) => self.store.persist(&persist)?,
             Action::SendRaft { to, message } => {
-                if let Some(queue) = self.queues.get(&to) {
+                if let Some(queue) = self.queues.get(&to)
+                    && !self.shared.faults.is_hanging()
+                {
                     drop(queue.try_send(message));
                 }
             }

@@ -96,6 +96,10 @@ impl MemberMachine {
         shared.clone().runtime.spawn(async move {
             let limit = Duration::from_millis(timeout_ms);
             let result = match address {
+                _ if shared.faults.is_hanging() => {
+                    tokio::time::sleep(limit).await;
+                    Err(CallError::Timeout)
+                }
                 Some(address) => shared.peers.ask(&address, question, limit).await,
                 None => Err(CallError::Gone),
             };

@@ -21,6 +21,7 @@ pub(crate) struct RaftStore {
     wal: LineFile,
     snapshot: PathBuf,
     checkpoint: PathBuf,
+    sysmgmt: PathBuf,
     version: Version,
     sync: bool,
 }
@@ -119,6 +120,7 @@ impl RaftStore {
             wal,
             snapshot: paths.snapshot,
             checkpoint,
+            sysmgmt: dirs.sysmgmt.clone(),
             version: version.clone(),
             sync,
         };
@@ -161,7 +163,11 @@ impl RaftStore {
         if self.checkpoint != self.snapshot {
             lines::replace(&self.checkpoint, &self.version, one, false)?;
         }
-        Ok(())
+        // Users are part of the metadata; the files of their own that a real controller has are
+        // written, and not read.
+        let names: Vec<&String> = snapshot.state.users.keys().collect();
+        lines::replace(&self.sysmgmt.join("aclCheckPoint.meta"), &self.version, &names, false)?;
+        lines::replace::<u8>(&self.sysmgmt.join("aclEditlog.meta"), &self.version, &[], false)
     }
 }
 

@@ -261,3 +261,81 @@ async fn stopped_nodes_stay_down_and_killed_ones_come_back() {
     .await;
     assert_eq!(cluster.pid("node2"), None);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stops_and_starts_go_wrong_as_asked_for() {
+    let mut cluster = Cluster::up(&Options { version: "3.00.2.1", ..Options::default() }).await;
+    let leader = cluster.leader().await.unwrap();
+    // The stop takes effect late, and the call does not wait for it.
+    cluster.faults(&leader).set(Kind::LateStop, "400").unwrap();
+    let since = std::time::Instant::now();
+    cluster.run(&leader, "stopDataNode([\"node1\"])").await.unwrap();
+    assert!(since.elapsed().as_millis() < 400 && cluster.pid("node1").is_some());
+    cluster.wait_gone("node1").await;
+    assert!(since.elapsed().as_millis() >= 400);
+    cluster.faults(&leader).clear(Kind::LateStop).unwrap();
+    // It does not start with this version.
+    cluster.faults("node1").set(Kind::RefuseStartVersion, "3.00.2.1").unwrap();
+    cluster.run(&leader, "startDataNode([\"node1\"])").await.unwrap();
+    until("the refusal", || async {
+        let log = cluster.log("node1");
+        if log.contains("refuse_start_version") { Ok(()) } else { Err("not yet".to_owned()) }
+    })
+    .await;
+    cluster.wait_gone("node1").await;
+    cluster.faults("node1").clear(Kind::RefuseStartVersion).unwrap();
+    // It starts, and dies.
+    cluster.faults("node1").set(Kind::StartThenDie, "200").unwrap();
+    cluster.start_nodes(&["node1".to_owned()]).await;
+    cluster.wait_gone("node1").await;
+    cluster.faults("node1").clear(Kind::StartThenDie).unwrap();
+    cluster.start_nodes(&["node1".to_owned()]).await;
+    cluster.wait_whole().await;
+    // It takes its time, says that it is stopping, and is not on line meanwhile.
+    cluster.faults("node1").set(Kind::SlowStop, "1500").unwrap();
+    cluster.signal("node1", Signal::TERM);
+    let offline = "exec count(*) from getClusterPerf() where state == 0";
+    until("the node to be off line", || async {
+        match cluster.eval(&leader, offline).await?.as_i64() {
+            Some(1) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    assert!(cluster.pid("node1").is_some());
+    cluster.wait_gone("node1").await;
+    let log = cluster.log("node1");
+    assert!(log.contains("Job scheduler initialization completed."), "{log}");
+    assert!(log.contains("Received signal 15") && log.contains("MainServer shutdown."), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_hangs_accepts_and_never_answers() {
+    let cluster = Cluster::up(&Options::default()).await;
+    let leader = cluster.leader().await.unwrap();
+    cluster.faults("node3").set(Kind::Hang, "client").unwrap();
+    let site = cluster.site("node3");
+    let asked = Client::connect(&site);
+    let waited = tokio::time::timeout(std::time::Duration::from_millis(500), asked).await;
+    assert!(waited.is_err(), "it answered");
+    let online = "exec count(*) from getClusterPerf(true) where state == 1";
+    assert_eq!(cluster.number(&leader, online).await, 9);
+    cluster.faults("node3").set(Kind::Hang, "").unwrap();
+    cluster.faults(&leader).set(Kind::Hang, "").unwrap();
+    until("another leader that misses the data node", || async {
+        let others: Vec<String> =
+            (1..=3).map(|n| format!("ctl{n}")).filter(|alias| *alias != leader).collect();
+        for alias in others {
+            let asked =
+                cluster.eval(&alias, "exec count(*) from getClusterPerf() where state == 0");
+            if asked.await.is_ok_and(|value| value.as_i64() == Some(1)) {
+                return Ok(());
+            }
+        }
+        Err("not yet".to_owned())
+    })
+    .await;
+    cluster.faults("node3").clear(Kind::Hang).unwrap();
+    cluster.faults(&leader).clear(Kind::Hang).unwrap();
+    cluster.wait_whole().await;
+}
