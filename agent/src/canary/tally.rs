@@ -16,6 +16,9 @@ const EXACT_MS: u64 = 16;
 pub struct Figures {
     /// Rows that were handed to a node at least once.
     pub sent: u64,
+    /// Rows that were sent, surely not taken, and given up when the writer stopped.
+    #[serde(default)]
+    pub refused: u64,
     /// Rows sent again after an unknown outcome.
     pub retries: u64,
     /// Longest time between two acknowledgements, the writer's own outages apart.
@@ -88,7 +91,11 @@ impl Tally {
             state: state.to_owned(),
             sent: self.figures.sent,
             acknowledged,
-            unknown: self.figures.sent.saturating_sub(acknowledged),
+            unknown: self
+                .figures
+                .sent
+                .saturating_sub(acknowledged)
+                .saturating_sub(self.figures.refused),
             retries: self.figures.retries,
             longest_gap_ms: self.figures.longest_gap_ms,
             writer_outage_ms: self.figures.writer_outage_ms,

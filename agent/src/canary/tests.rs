@@ -238,6 +238,21 @@ async fn refusals_and_dead_nodes_are_waited_out() {
 }
 
 #[tokio::test]
+async fn a_stop_in_the_middle_of_an_outage_counts_it() {
+    let bench = Bench::start().await;
+    bench.canaries.start(&cluster(), &order(1)).await;
+    bench.acked(10).await;
+    for node in &bench.nodes {
+        node.set_inserts(Inserts::Refused);
+    }
+    bench.until("a gap", |status| status.longest_gap_ms > 300).await;
+    let stopped = bench.canaries.stop(&cluster(), &order(1)).await;
+    assert!(stopped.longest_gap_ms > 300, "{stopped:?}");
+    assert_eq!(stopped.unknown, 0, "what was refused is known not to be there");
+    assert!(stopped.sent > stopped.acknowledged);
+}
+
+#[tokio::test]
 async fn a_restarted_host_agent_goes_on_with_new_numbers() {
     let mut bench = Bench::start().await;
     bench.canaries.start(&cluster(), &order(1)).await;

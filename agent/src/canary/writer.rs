@@ -1,11 +1,13 @@
 //! The writer: sends rows at an even pace, to one data node at a time, and moves on when that one
 //! fails. What may be sent is durable before it is sent.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use grayfin_types::{
+    NodeAlias,
     facts::{NodeRole, NodeSpec},
     status::CanaryStatus,
 };
@@ -32,6 +34,8 @@ const FRESH_EVERY: Duration = Duration::from_secs(10);
 const FRESH_KEPT: usize = 4;
 /// Who the data nodes are is looked up this often while the writer looks for one that takes rows.
 const LIST_AGE_MAX: Duration = Duration::from_secs(1);
+/// A node that cost a deadline is not tried for this long while there are others.
+const SLOW_FOR: Duration = Duration::from_secs(10);
 /// Between two rounds over all nodes, and after a refusal.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Refusals in a row before another node is tried.
@@ -293,6 +297,8 @@ impl Writer {
     pub(super) async fn run(mut self) {
         let mut turn = 0_usize;
         let mut failures = 0_usize;
+        // Nodes that cost a deadline lately: the others first.
+        let mut slow: BTreeMap<NodeAlias, Instant> = BTreeMap::new();
         let mut listed: Option<(Instant, Vec<NodeSpec>)> = None;
         while !self.stopped() {
             let nodes = match &listed {
@@ -312,8 +318,11 @@ impl Writer {
             // Four partitions per node: with two replicas each, a node without any chunk is one in
             // a million for three nodes.
             self.parts.base = data.saturating_mul(4).clamp(8, 200);
-            let Some(node) = nodes.get(turn % nodes.len()) else { continue };
-            let before = self.shown.tally().acked.count();
+            slow.retain(|_, since| since.elapsed() < SLOW_FOR);
+            let in_turn = nodes.iter().cycle().skip(turn % nodes.len()).take(nodes.len());
+            let quick = in_turn.clone().find(|node| !slow.contains_key(&node.alias));
+            let Some(node) = quick.or_else(|| in_turn.clone().next()) else { continue };
+            let (before, began) = (self.shown.tally().acked.count(), Instant::now());
             match self.write_to(node).await {
                 Left::Stopped => break,
                 Left::Journal(why) => {
@@ -322,10 +331,12 @@ impl Writer {
                 }
                 Left::Node(why) => {
                     self.shown.problem(format!("`{}`: {why}", node.alias));
-                    turn = turn.wrapping_add(1);
+                    turn = nodes.iter().position(|n| n.alias == node.alias).map_or(0, |at| at + 1);
                     failures += 1;
                     if self.shown.tally().acked.count() > before {
                         failures = 0;
+                    } else if began.elapsed() >= self.site.limits.connect {
+                        slow.insert(node.alias.clone(), Instant::now());
                     }
                     if failures >= nodes.len() {
                         failures = 0;
@@ -334,8 +345,21 @@ impl Writer {
                 }
             }
         }
+        self.settle();
         if let Err(why) = self.group(true).await {
             self.shown.broken(why);
+        }
+    }
+
+    /// Counts in what was still open when it was stopped: the time since the last acknowledgement,
+    /// and rows that were surely not taken.
+    fn settle(&mut self) {
+        let mut state = self.shown.state();
+        let gap = self.shown.gap_ms(&state);
+        state.tally.gap(gap.unwrap_or(0));
+        state.in_flight = 0;
+        if let Some((batch, false)) = self.pending.take() {
+            state.tally.figures.refused += batch.rows();
         }
     }
 
