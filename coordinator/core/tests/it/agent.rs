@@ -50,7 +50,7 @@ pub(crate) struct Work {
 }
 
 #[derive(Debug, Clone)]
-pub(crate) struct Agent {
+pub(crate) struct PlayedHostAgent {
     pub(crate) host: HostId,
     pub(crate) ledger: String,
     pub(crate) position: u64,
@@ -69,7 +69,7 @@ pub(crate) struct Agent {
     pub(crate) out: Vec<Said>,
 }
 
-impl Agent {
+impl PlayedHostAgent {
     pub(crate) fn new(host: HostId) -> Self {
         Self {
             ledger: format!("ledger-{host}"),

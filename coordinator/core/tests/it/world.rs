@@ -19,7 +19,7 @@ use grayfin_types::{
 };
 
 use crate::{
-    agent::{Agent, Said},
+    agent::{PlayedHostAgent, Said},
     model::{Model, NEW, cluster, host, standing},
 };
 
@@ -82,7 +82,7 @@ pub(crate) struct World {
     pub(crate) state: State,
     pub(crate) view: View,
     pub(crate) model: Model,
-    pub(crate) agents: BTreeMap<HostId, Agent>,
+    pub(crate) agents: BTreeMap<HostId, PlayedHostAgent>,
     pub(crate) links: BTreeSet<HostId>,
     pub(crate) events: Vec<Event>,
     pub(crate) id: RolloutId,
@@ -106,7 +106,7 @@ impl World {
             state: State::default(),
             view: View::default(),
             model: Model::new(hosts),
-            agents: (1..=hosts).map(|n| (host(n), Agent::new(host(n)))).collect(),
+            agents: (1..=hosts).map(|n| (host(n), PlayedHostAgent::new(host(n)))).collect(),
             links: BTreeSet::new(),
             events: Vec::new(),
             id: RolloutId::new("r1").unwrap(),
