@@ -157,8 +157,15 @@ async fn watch_agents(lab: &Lab, arguments: &Arguments) -> anyhow::Result<Vec<Id
 }
 
 async fn rollout(lab: &Lab, arguments: &Arguments, target: &str) -> anyhow::Result<Vec<Turn>> {
-    let more =
-        ["--canary", arguments.canary.as_str(), "--accept-compat-risk", "a benchmark in a lab"];
+    let more = [
+        "--canary",
+        arguments.canary.as_str(),
+        "--accept-compat-risk",
+        "a benchmark in a lab",
+        // The sample plugins fit the first release alone.
+        "--override",
+        "plugins=a benchmark in a lab",
+    ];
     let id = lab.start_rollout(target, &more).await?;
     let mut lines = Vec::new();
     let watch = ["rollout", "watch", &id, "--json"];
