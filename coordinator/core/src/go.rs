@@ -111,8 +111,10 @@ fn judge(
         let remedy = "see the host agent's configuration";
         return vec![reason(Code::BadRequest, ask.host.to_string(), evidence, remedy)];
     }
-    let disturbed = rollout.host(&ask.host).is_some_and(|run| run.disturbed);
-    let asked = if disturbed { GO } else { FIRST_GO };
+    // As long as nothing of the host is down, nothing else may be; afterwards only S4 counts, for
+    // turning back disturbs as well.
+    let untouched = input.alive().is_ok_and(|alive| own.is_subset(&alive));
+    let asked = if untouched { FIRST_GO } else { GO };
     gates::against(&gates::ask(asked, &input))
 }
 

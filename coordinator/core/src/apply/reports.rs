@@ -227,17 +227,23 @@ impl Applier<'_> {
     }
 }
 
-/// Reads name and bytes of a backup from the words of its last report, `NAME, 123 bytes, …`; what
-/// the words do not say is taken from the progress before.
+/// Reads name and bytes of a backup from the words of its last report: the name is what stands
+/// first between backticks, the bytes are the number before `bytes`. What the words do not say is
+/// taken from the progress before.
 fn backup_of(seen: &str, before: Option<(String, u64)>) -> (String, u64) {
     let (name_before, bytes_before) = before.unwrap_or_default();
-    let mut parts = seen.split(',').map(str::trim);
-    let name = parts
-        .next()
+    let name = seen
+        .split('`')
+        .nth(1)
         .filter(|name| !name.is_empty() && !name.contains(char::is_whitespace))
         .map_or(name_before, str::to_owned);
-    let bytes = parts
-        .find_map(|part| part.strip_suffix(" bytes").and_then(|number| number.parse().ok()))
+    let words: Vec<&str> = seen.split_ascii_whitespace().collect();
+    let bytes = words
+        .windows(2)
+        .find(|pair| {
+            pair.last().is_some_and(|unit| unit.trim_matches([';', ',', '.', ')']) == "bytes")
+        })
+        .and_then(|pair| pair.first()?.parse().ok())
         .unwrap_or(bytes_before);
     (name, bytes)
 }
@@ -248,8 +254,10 @@ mod tests {
 
     #[test]
     fn a_backups_name_and_size_are_read_from_its_report() {
-        let seen = "20261122T101500-1, 1234 bytes, 37 files verified";
-        assert_eq!(backup_of(seen, None), ("20261122T101500-1".to_owned(), 1234));
+        let seen = "backup `trade-20261122T190843Z-hold3`: 49 files, 50519877 bytes; backup \
+                    `trade-20261122T190843Z-hold3` is whole, 50519877 bytes; the interlock is on";
+        let name = "trade-20261122T190843Z-hold3".to_owned();
+        assert_eq!(backup_of(seen, None), (name, 50_519_877));
         let before = Some((String::new(), 77));
         assert_eq!(backup_of("all files verified", before), (String::new(), 77));
     }

@@ -162,6 +162,7 @@ pub(super) fn package(input: &Input<'_>) -> Verdict {
                     seen,
                     format!("copy the package to `{host}` again and compare checksums"),
                 ));
+                return Ok(());
             }
             Probe::Unknown(why) => {
                 verdict.hold(Input::unknown_at(host, "whether the package is intact", why));
@@ -198,6 +199,8 @@ pub(super) fn room(input: &Input<'_>) -> Verdict {
         let found = package_of(facts, input.target);
         let unpacked = match found.map(|p| &p.unpacked_bytes) {
             Some(Probe::Known(bytes)) => *bytes,
+            // `package` says that it is no good.
+            Some(Probe::Unknown(_)) if found.is_some_and(|p| p.intact == Probe::Known(false)) => 0,
             Some(Probe::Unknown(why)) => {
                 return Err(Input::unknown_at(host, "the package's unpacked size", why));
             }

@@ -51,6 +51,8 @@ pub struct Check {
     pub number: OrderNumber,
     /// The answer.
     pub result: Option<CanaryStatus>,
+    /// What the round before found, shown until the answer is there.
+    pub before: Option<CanaryStatus>,
 }
 
 /// What one writer said last.
@@ -130,7 +132,7 @@ impl CanaryRun {
         {
             add_writer(&mut sum, status, true);
         }
-        for result in self.checks.values().filter_map(|c| c.result.as_ref()) {
+        for result in self.checks.values().filter_map(|c| c.result.as_ref().or(c.before.as_ref())) {
             sum.verified = sum.verified.saturating_add(result.verified);
             sum.lost = sum.lost.saturating_add(result.lost);
             sum.duplicates = sum.duplicates.saturating_add(result.duplicates);

@@ -12,6 +12,7 @@ mod agent;
 mod bench;
 mod gates;
 mod gates_software;
+mod holds;
 mod model;
 mod plans;
 mod properties;
