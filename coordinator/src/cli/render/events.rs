@@ -132,7 +132,8 @@ fn reported(report: &Report) -> String {
 pub(crate) fn progress(done: u64, total: u64, unit: &str) -> String {
     let amount = |n: u64| if unit == "bytes" { bytes(n) } else { count(n) };
     let unit = if unit == "bytes" { "" } else { unit };
-    let text = if total == 0 {
+    // A step reads and writes in several passes: past its total there is none to be named.
+    let text = if total == 0 || done > total {
         format!("{} {unit}", amount(done))
     } else {
         format!("{} of {} {unit}", amount(done), amount(total))
