@@ -18,7 +18,7 @@ use super::node::{Answer, Asker};
 use super::processes::{NodeProcess, started_ms};
 use super::settings::{self, NodeSettings};
 use super::surroundings::{self, Packages, Startup};
-use super::{Depth, Inner, Local, Prober, Topology, concurrently, memory};
+use super::{Depth, Inner, Local, Prober, Topology, concurrently, memory, rights};
 use crate::backup::{Part, weigh};
 use crate::ddb::Call;
 
@@ -40,6 +40,8 @@ struct State {
     weights: HashMap<String, Probe<Option<u64>>>,
     memory: Option<(Instant, Vec<ProcessIdentity>, Probe<Vec<MemoryObject>>)>,
     licence: Option<(Instant, Probe<LicenceFacts>)>,
+    /// What the account `operate` lacks, with the state of the accounts' file that it was asked with.
+    rights: Option<(u64, Vec<Problem>)>,
     /// The executable whose version a process of it told.
     installed: Option<(surroundings::FileId, DdbVersion)>,
 }
@@ -73,10 +75,12 @@ impl Prober {
         let settings = self.settings(&local, &topology).await;
         let memory = self.memory(&local, &topology, full).await;
         let licence = self.licence(&local, &topology, full).await;
+        let rights = self.rights(&local, &topology, full).await;
         let blocking = self.blocking(&local, &topology, &settings, depth).await;
 
         let mut problems = local.configured.problems.clone();
         problems.extend(self.0.pool.credentials().problems());
+        problems.extend(rights);
         problems.extend(topology.strangers.iter().map(stranger));
         if topology.own.is_empty() {
             problems.push(nothing_own(&self.0.installation.server_dir));
@@ -262,6 +266,27 @@ impl Prober {
         }
         self.0.host_cache.state().licence = Some((Instant::now(), licence.clone()));
         licence
+    }
+
+    /// What the account that stops and starts nodes lacks; asked at a full look and when the file of
+    /// the accounts has changed.
+    async fn rights(&self, local: &Local, topology: &Topology, full: bool) -> Vec<Problem> {
+        let generation = self.0.pool.credentials().generation();
+        let known = self.0.host_cache.state().rights.clone();
+        if let Some((_, problems)) = known.filter(|(asked, _)| !full && *asked == generation) {
+            return problems;
+        }
+        let asked = topology
+            .own
+            .iter()
+            .find(|spec| spec.role != NodeRole::DdbAgent && local.processes.of(spec).is_some());
+        // Without a node that runs nothing can start anyway, and other facts say so.
+        let Some(spec) = asked else { return Vec::new() };
+        let call = Call::urgent(self.0.options.probe);
+        let file = &self.0.installation.credentials_file;
+        let problems = rights::problems(&self.0.pool, spec, &call, file).await;
+        self.0.host_cache.state().rights = Some((generation, problems.clone()));
+        problems
     }
 
     /// What has to be read from files, on a thread that may block.

@@ -41,6 +41,7 @@ mod node;
 mod pool;
 mod port;
 pub mod processes;
+mod rights;
 mod settings;
 mod surroundings;
 
@@ -50,9 +51,9 @@ pub(crate) mod fake;
 mod tests;
 
 pub use commands::CommandError;
-pub use memory::Pending;
 pub use credentials::{Account, Credentials};
 pub use looks::Looks;
+pub use memory::Pending;
 pub use node::Answer;
 pub(crate) use pool::words;
 pub use pool::{AskError, Lease, Pool, endpoint};

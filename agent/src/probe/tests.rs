@@ -382,6 +382,31 @@ async fn commands_are_sent_once_and_an_unknown_outcome_is_said() {
 }
 
 #[tokio::test]
+async fn the_account_that_starts_nodes_must_be_an_administrator() {
+    let cluster = Cluster::start(PASSWORD).await;
+    let node = &cluster.data[0];
+    let call = Call::urgent(Duration::from_secs(5));
+    let file = std::path::Path::new("credentials.toml");
+    for (answer, code) in [
+        (Value::bool(true), None),
+        (Value::bool(false), Some(Code::RightMissing)),
+        (Value::null(), Some(Code::FactUnknown)),
+    ] {
+        let column = answer.to_vector().unwrap().cast(Type::Bool).unwrap();
+        let users = Vector::strings(["porter"]);
+        node.answer(
+            "getUserAccess",
+            Value::table([("userId", users), ("isAdmin", column)]).unwrap(),
+        );
+        cluster.prober.0.pool.credentials().refresh();
+        let found = rights::problems(&cluster.prober.0.pool, &node.spec, &call, file).await;
+        assert_eq!(found.first().map(|problem| problem.code), code, "{found:?}");
+        let named = found.iter().all(|p| p.detail.contains("startDataNode"));
+        assert!(named && found.len() < 2, "{found:?}");
+    }
+}
+
+#[tokio::test]
 async fn objects_in_memory_are_listed_by_kind() {
     let cluster = Cluster::start(PASSWORD).await;
     let node = &cluster.data[0];
