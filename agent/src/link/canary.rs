@@ -10,7 +10,7 @@ use grayfin_proto::{document, v1};
 use grayfin_types::{ClusterId, OrderNumber, plan::CanaryOrder, status::CanaryStatus};
 
 use super::{Link, ports::Canary};
-use crate::ledger;
+use crate::{ledger, runner::trust};
 
 /// Reports to orders are kept, and made again after a restart, for this many orders of a cluster:
 /// the coordinator has a stop and a check outstanding at most, each perhaps repeated once.
@@ -41,8 +41,13 @@ impl<C: Canary> CanaryLoop<C> {
     /// Runs until the ledger takes no more.
     pub async fn run(mut self) -> Result<(), ledger::Error> {
         let mut changed = self.link.ledger.watch();
+        let trust = self.link.trust();
+        if self.next().is_some() {
+            trust::settled(&trust).await;
+        }
         loop {
             changed.borrow_and_update();
+            trust::not_amnesic(&trust).await;
             let Some(next) = self.next() else {
                 if changed.changed().await.is_err() {
                     return Ok(());

@@ -9,6 +9,7 @@ mod folders;
 mod records;
 mod staging;
 mod telling;
+pub(crate) mod trust;
 
 use std::{
     collections::BTreeMap,
@@ -26,13 +27,14 @@ use grayfin_agent_core::{
     state::Failure,
 };
 use grayfin_types::{
-    ClusterId, Code, HostId, Token,
+    ClusterId, HostId, Token,
     step::{Report, Step},
 };
 use tokio::sync::{Mutex, mpsc, watch};
 
 use records::HoldRecords;
 pub use records::Passing;
+pub use trust::Trust;
 
 use crate::{
     config::{Installation, Settings},
@@ -40,23 +42,6 @@ use crate::{
     ledger::{self, Ledger},
     steps::{Context, Coordination, Executor, Precheck, Seen as Words, StepError, Stop, Work},
 };
-
-/// How long an open hold waits, after a start of the host agent, for a coordinator to say whether
-/// this ledger is the newest one (S8). Long enough for a coordinator that is there to be found (a
-/// connect of 2 s, a redirect, another connect), short beside the minutes of a start. Without an
-/// answer the host is brought up: nobody is needed for that.
-const RESUME_WAIT: Duration = Duration::from_secs(6);
-
-/// What the coordinators say about this ledger (S8).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Trust {
-    /// Nobody was reached yet in this life.
-    Unknown,
-    /// No newer position of it was ever seen.
-    Confirmed,
-    /// It was newer once: only looks, until an operator readmits the host.
-    Amnesic,
-}
 
 /// Why the host agent cannot go on and must be started again.
 #[derive(Debug, thiserror::Error)]
@@ -181,10 +166,12 @@ impl<E: Executor> Runner<E> {
         let mut outcome = None;
         let mut swept = false;
         folders::sweep(&self.parts.settings, &self.parts.ledger);
-        self.wait_for_trust().await;
+        if self.parts.ledger.state(|state| state.hold.is_some()) {
+            trust::settled(&self.parts.trust).await;
+        }
         loop {
             changed.borrow_and_update();
-            self.not_amnesic().await;
+            trust::not_amnesic(&self.parts.trust).await;
             if let Some(closed) = self.close_ended(&mut running) {
                 self.tidy(closed).await;
             }
@@ -212,33 +199,6 @@ impl<E: Executor> Runner<E> {
         if changed.changed().await.is_err() {
             // Cannot be: the ledger, which is ours, keeps the sender.
             std::future::pending::<()>().await;
-        }
-    }
-
-    /// After a start with an open hold: gives the coordinators a moment to say that this ledger is
-    /// an old copy.
-    async fn wait_for_trust(&self) {
-        if self.parts.ledger.state(|state| state.hold.is_none()) {
-            return;
-        }
-        let mut trust = self.parts.trust.clone();
-        let known = trust.wait_for(|trust| *trust != Trust::Unknown);
-        if tokio::time::timeout(RESUME_WAIT, known).await.is_err() {
-            tracing::warn!("no coordinator answers: going on with the open hold alone");
-        }
-    }
-
-    async fn not_amnesic(&self) {
-        let mut trust = self.parts.trust.clone();
-        if *trust.borrow() == Trust::Amnesic {
-            tracing::error!(
-                code = %Code::AgentAmnesic,
-                "the coordinators know a newer ledger of this host: nothing is done until an operator readmits it"
-            );
-            if trust.wait_for(|trust| *trust != Trust::Amnesic).await.is_err() {
-                // The link is gone for good: so is this process, in a moment.
-                std::future::pending::<()>().await;
-            }
         }
     }
 

@@ -14,7 +14,7 @@ use grayfin_agent_core::{
 use grayfin_types::{OrderNumber, Token, step::Step};
 use tokio::sync::{Mutex, watch};
 
-use super::{Fatal, Parts, Passing, act, failure, folders, records::NoRecords, success};
+use super::{Fatal, Parts, Passing, act, failure, folders, records::NoRecords, success, trust};
 use crate::{
     config::Installation,
     ledger,
@@ -36,8 +36,12 @@ impl<E: Executor> Staging<E> {
     pub(super) async fn run(self) -> Result<(), Fatal> {
         let mut changed = self.parts.ledger.watch();
         let mut done: Option<Done> = None;
+        if self.next(None).is_some_and(|(_, action)| action != Action::Rest) {
+            trust::settled(&self.parts.trust).await;
+        }
         loop {
             changed.borrow_and_update();
+            trust::not_amnesic(&self.parts.trust).await;
             let Some((now, action)) = self.next(done.take()) else {
                 wait(&mut changed).await;
                 continue;
