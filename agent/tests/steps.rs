@@ -125,6 +125,35 @@ async fn without_a_go_nothing_is_stopped() {
 }
 
 #[tokio::test]
+async fn what_fails_before_anything_was_captured_is_undone_at_once() {
+    let host = Host::new("node");
+    host.start_all().await;
+    host.run_to(Step::Guard).await;
+    host.double.break_ledger(Some(StepError::new(Code::DiskTooSmall, "the ledger is full")));
+    let error = host.run(Step::Quiesce).await.unwrap_err();
+    assert_eq!(error.code, Code::DiskTooSmall);
+    host.double.break_ledger(None);
+    let seen = host.undo(Step::Quiesce).await.unwrap();
+    assert_eq!(seen.0, "nothing was stopped");
+    assert_eq!(host.count(), 3);
+    host.end_all().await;
+}
+
+#[tokio::test]
+async fn a_reboot_in_the_middle_leaves_nothing_down() {
+    let host = Host::new("node");
+    host.start_all().await;
+    host.fake.set(|inner| inner.guard_refuses_from = Some(1));
+    host.run_to(Step::Guard).await;
+    assert!(host.run(Step::Quiesce).await.is_err());
+    // Everything is gone, and what would have started it was kept from that.
+    host.end_all().await;
+    host.undo_from(Step::Quiesce).await;
+    assert_eq!(host.count(), 3, "though `stop` never began");
+    host.end_all().await;
+}
+
+#[tokio::test]
 async fn a_guard_that_refuses_half_way_spares_the_controller() {
     let host = Host::new("node");
     host.start_all().await;

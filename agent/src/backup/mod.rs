@@ -11,8 +11,8 @@
 //! manifest is complete. Owner, mode and extended attributes are in the manifest as well as on the
 //! copies.
 //!
-//! - [`select`] (pure) says which folders of which node belong into it and how much they matter.
-//! - [`take`] copies and proves.
+//! - [`selection`] (pure) says which folders of which node belong into it and how much they matter.
+//! - [`taking`] copies and proves.
 //! - [`store`] lists, verifies, restores and thins out.
 
 use std::path::PathBuf;
@@ -22,13 +22,13 @@ use grayfin_types::Code;
 use crate::files::{self, ManifestError};
 
 pub mod config;
-pub mod select;
+pub mod selection;
 pub mod store;
-pub mod take;
+pub mod taking;
 
-pub use select::{InstallationSource, NodeSource, Part, Scope, select};
+pub use selection::{HELD, InstallationSource, NodeSource, Part, Scope, select};
 pub use store::{Backup, InPlace, Store};
-pub use take::{Taken, Taking, take, weigh};
+pub use taking::{Header, MANIFEST, PARTIAL_PREFIX, Taken, Taking, room, take, weigh};
 
 /// Why something with a backup did not work.
 #[derive(Debug, thiserror::Error)]

@@ -5,11 +5,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use grayfin_types::Token;
+use grayfin_types::{ClusterId, HostId, Token};
 
 use super::{
     Error, bad_manifest,
-    take::{Header, Line, MANIFEST, PARTIAL_PREFIX, PartCopied, TREE, entries_of},
+    taking::{Header, Line, MANIFEST, PARTIAL_PREFIX, PartCopied, TREE, entries_of},
 };
 use crate::files::{
     Compared, Comparison, Control, Copier, Difference, Disk, Durability, Entry,
@@ -233,24 +233,25 @@ impl<'a> Store<'a> {
         }
     }
 
-    /// Removes what is too old: keeps the newest `keep` good ones of this host (at least one), and
-    /// removes nothing at all unless the newest one proves good in full. Returns what was removed.
+    /// Removes what is too old of one host and cluster: keeps the newest `keep` good ones (at least
+    /// one), and removes nothing good at all unless the newest one proves good in full. What was
+    /// interrupted goes too. Others' backups in the same folder are never touched. Returns what was
+    /// removed.
     pub fn thin_out(
         &self,
+        owner: (&HostId, &ClusterId),
         keep: u32,
-        keep_partial: Option<&str>,
         control: &Control,
     ) -> Result<Vec<String>, Error> {
+        let (host, cluster) = owner;
         let all = self.list()?;
         let mut removed = Vec::new();
-        for listed in &all {
-            let own = keep_partial.map(|name| format!("{PARTIAL_PREFIX}{name}"));
-            if listed.name.starts_with(PARTIAL_PREFIX) && own.as_deref() != Some(&*listed.name) {
-                remove_tree(self.disk, &self.folder.join(&listed.name))?;
-                removed.push(listed.name.clone());
-            }
+        for listed in all.iter().filter(|l| is_partial_of(&l.name, cluster)) {
+            remove_tree(self.disk, &self.folder.join(&listed.name))?;
+            removed.push(listed.name.clone());
         }
-        let good: Vec<&Listed> = all.iter().filter(|l| l.state.is_ok()).collect();
+        let ours = |header: &Header| header.host == *host && header.cluster == *cluster;
+        let good: Vec<&Listed> = all.iter().filter(|l| l.state.as_ref().is_ok_and(ours)).collect();
         let keep = usize::try_from(keep.max(1)).unwrap_or(usize::MAX);
         if good.len() <= keep {
             return Ok(removed);
@@ -268,6 +269,26 @@ impl<'a> Store<'a> {
         }
         Ok(removed)
     }
+}
+
+/// The name of a backup: `trade-20261122T184846Z-hold7`.
+pub fn name(cluster: &ClusterId, created_ms: u64, token: Token) -> String {
+    let millis = i64::try_from(created_ms).unwrap_or(0);
+    let time = jiff::Timestamp::from_millisecond(millis).unwrap_or_default();
+    format!("{cluster}-{}-hold{token}", time.strftime(TIME))
+}
+
+/// How the time stands in names.
+const TIME: &str = "%Y%m%dT%H%M%SZ";
+
+/// Tells whether a name is an interrupted backup of a cluster.
+fn is_partial_of(name: &str, cluster: &ClusterId) -> bool {
+    let rest = name
+        .strip_prefix(PARTIAL_PREFIX)
+        .and_then(|rest| rest.strip_prefix(cluster.as_str())?.strip_prefix('-'));
+    // Another cluster's name may begin with this one's: the time has to follow.
+    rest.and_then(|rest| rest.split_once("-hold"))
+        .is_some_and(|(time, _)| jiff::civil::DateTime::strptime(TIME, time).is_ok())
 }
 
 impl Backup {

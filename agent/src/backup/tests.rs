@@ -11,11 +11,7 @@ use grayfin_types::{
     facts::{BackupClass, NodeRole, NodeSpec, Probe},
 };
 
-use super::{
-    store::CATCH_UP,
-    take::{Header, MANIFEST, PARTIAL_PREFIX, room},
-    *,
-};
+use super::{store::CATCH_UP, *};
 use crate::files::{
     Control, Disk, Entry, RealDisk,
     fault::{Fault, FaultyDisk},
@@ -340,28 +336,42 @@ fn retention_keeps_the_newest_good_ones() {
     for at in 1..=4 {
         host.take(&format!("b{at}"), at);
     }
-    fs::create_dir(host.path("backups").join(format!("{PARTIAL_PREFIX}b9"))).unwrap();
-    fs::create_dir_all(host.path("backups/broken")).unwrap();
+    let partial = |cluster: &str| {
+        let cluster = cluster.parse().unwrap();
+        format!("{PARTIAL_PREFIX}{}", store::name(&cluster, 7, Token(9)))
+    };
+    for name in [partial("trade"), partial("trade-2"), "broken".to_owned()] {
+        fs::create_dir(host.path("backups").join(name)).unwrap();
+    }
     store!(host, store, control);
+    let (own, cluster) = ("host43".parse().unwrap(), "trade".parse().unwrap());
+    let thin = |keep| store.thin_out((&own, &cluster), keep, &control);
     let names = || -> Vec<String> { store.list().unwrap().into_iter().map(|l| l.name).collect() };
-    // The newest is rotten: nothing may go.
+    // The newest is rotten: nothing good may go.
     let rotten = host.path("backups/b4/tree/HActl43-raft/raftWAL");
     let good = fs::read(&rotten).unwrap();
     fs::write(&rotten, b"rot").unwrap();
-    assert!(store.thin_out(2, None, &control).is_err());
+    assert!(thin(2).is_err());
     assert!(names().contains(&"b1".to_owned()));
+    assert!(!names().contains(&partial("trade")), "what was interrupted goes");
     fs::write(&rotten, good).unwrap();
-    let mut removed = store.thin_out(2, None, &control).unwrap();
+    let mut removed = thin(2).unwrap();
     removed.sort();
     assert_eq!(removed, ["b1", "b2"]);
-    assert_eq!(names(), ["b4", "b3", "broken"]);
-    assert_eq!(store.thin_out(0, None, &control).unwrap(), ["b3"]);
-    assert_eq!(store.thin_out(0, None, &control).unwrap(), Vec::<String>::new());
-    assert_eq!(names(), ["b4", "broken"], "the last good one stays");
+    let other = partial("trade-2");
+    assert_eq!(names(), ["b4", "b3", other.as_str(), "broken"], "another cluster's stays");
+    assert_eq!(thin(0).unwrap(), ["b3"]);
+    assert_eq!(thin(0).unwrap(), Vec::<String>::new());
+    assert!(names().contains(&"b4".to_owned()), "the last good one stays");
     // A good manifest is gone: the folder does not count as good any more.
     fs::remove_file(host.path("backups/b4").join(MANIFEST)).unwrap();
     host.take("b5", 5);
-    assert_eq!(store.thin_out(1, None, &control).unwrap(), Vec::<String>::new());
+    assert_eq!(thin(1).unwrap(), Vec::<String>::new());
+    // Another host's in the same folder are none of ours.
+    host.take("b6", 6);
+    let stranger = "host44".parse().unwrap();
+    assert_eq!(store.thin_out((&stranger, &cluster), 0, &control).unwrap(), Vec::<String>::new());
+    assert!(names().contains(&"b5".to_owned()));
 }
 
 #[test]

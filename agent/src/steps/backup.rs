@@ -6,14 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Context, Precheck, Seen, StepError,
-    host::{HostSteps, backup_error, watched},
+    host::{HostSteps, backup_error, place, watched},
     interlock::Lock,
 };
 use crate::{
-    backup::{
-        Backup, Store, Taken, Taking, take,
-        take::{Header, weigh},
-    },
+    backup::{Backup, Header, PARTIAL_PREFIX, Store, Taken, Taking, store, take, weigh},
     files::{Disk, remove_tree},
 };
 
@@ -56,10 +53,12 @@ impl HostSteps {
         ctx.blocking(move |ctx| {
             this.nothing_runs(ctx)?;
             this.interlock(ctx).turn_on(&*this.disk)?;
+            place("step.backup.locked");
             // Whoever was quicker than the interlock is seen now; nobody can come after it.
             this.nothing_runs(ctx)?;
             this.backup_folder(ctx)?;
             let taken = this.take_backup(ctx)?;
+            place("step.backup.taken");
             this.nothing_runs(ctx)?;
             let name = taken.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let seen = format!("backup `{name}`: {} files, {} bytes", taken.files, taken.bytes);
@@ -93,10 +92,10 @@ impl HostSteps {
         let this = self.clone();
         ctx.blocking(move |ctx| {
             this.interlock(ctx).turn_off(&*this.disk)?;
+            place("step.backup.unlocked");
             let names: Vec<String> = ctx.journalled(Step::Backup, NAME)?;
             for name in names {
-                let prefix = take::PARTIAL_PREFIX;
-                let partial = ctx.installation().backup_dir.join(format!("{prefix}{name}"));
+                let partial = ctx.installation().backup_dir.join(format!("{PARTIAL_PREFIX}{name}"));
                 remove_tree(&*this.disk, &partial)
                     .map_err(|e| super::host::file_error(ctx, Code::UndoFailed, &e))?;
             }
@@ -143,10 +142,7 @@ impl HostSteps {
         if let Some(name) = known.last().filter(|name| !folder.join(name).exists()) {
             return Ok(name.clone());
         }
-        let millis = i64::try_from(ctx.wall_ms()).unwrap_or(0);
-        let time = jiff::Timestamp::from_millisecond(millis).unwrap_or_default();
-        let time = time.strftime("%Y%m%dT%H%M%SZ");
-        let base = format!("{}-{time}-hold{}", ctx.plan().cluster, ctx.token());
+        let base = store::name(&ctx.plan().cluster, ctx.wall_ms(), ctx.token());
         let mut name = base.clone();
         let mut number = 2_u32;
         while folder.join(&name).symlink_metadata().is_ok() {

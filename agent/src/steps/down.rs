@@ -9,7 +9,7 @@ use super::{
     Context, Precheck, Seen, StepError,
     ending::{Ending, end},
     guard::all_nodes,
-    host::{HostSteps, process_error},
+    host::{HostSteps, place, process_error},
     nodes::NodeHere,
     quiesce::controls,
     reach::{matched_by_script, outside},
@@ -70,7 +70,11 @@ impl HostSteps {
     /// Controllers and DolphinDB agent up again.
     pub(super) async fn undo_stop(&self, ctx: &Context) -> Result<Seen, StepError> {
         self.release_units(ctx).await?;
+        if self.untouched(ctx).await? {
+            return Ok("nothing was stopped".into());
+        }
         self.start_controlling_nodes(ctx).await?;
+        place("step.stop.started_again");
         Ok("controllers and DolphinDB agent run again".into())
     }
 
@@ -101,9 +105,11 @@ impl HostSteps {
         let aliases: Vec<NodeAlias> = nodes.iter().map(|node| node.spec.alias.clone()).collect();
         let go = ctx.ask_go(&aliases).await?;
         ctx.until(self.nodes.guard(ctx, &all_nodes(ctx))).await??;
-        ctx.going_down(go)?;
+        self.going_down(ctx, go)?;
+        place("step.stop.going_down");
         aliases.iter().for_each(|alias| ctx.node(alias, "stopping"));
         self.end_nodes(ctx, nodes).await?;
+        place("step.stop.stopped");
         aliases.iter().for_each(|alias| ctx.node(alias, "stopped"));
         Ok(())
     }
@@ -137,7 +143,8 @@ impl HostSteps {
         let aliases: Vec<NodeAlias> = running.iter().map(|node| node.spec.alias.clone()).collect();
         let go = ctx.ask_go(&aliases).await?;
         ctx.until(self.nodes.guard(ctx, &all_nodes(ctx))).await??;
-        ctx.going_down(go)?;
+        self.going_down(ctx, go)?;
+        place("step.stop.going_down");
         let helper = self.helper(ctx);
         let ran = ctx.until(helper.run(&program, "", SCRIPT_LIMIT)).await?;
         ran.map_err(|e| process_error(&e, "run the stop script"))?;

@@ -23,6 +23,33 @@ use crate::{
     },
 };
 
+/// Places inside steps at which a test can end the process, besides those that the runner and the
+/// ledger have: one before and after each kind of effect.
+pub const FAIL_POINTS: [&str; 16] = [
+    "step.quiesce.kept_down",
+    "step.quiesce.going_down",
+    "step.quiesce.stopped",
+    "step.stop.going_down",
+    "step.stop.stopped",
+    "step.backup.locked",
+    "step.backup.taken",
+    "step.upgrade.listed",
+    "step.upgrade.operation",
+    "step.upgrade.script_ran",
+    "step.upgrade.taken_back",
+    "step.start.unlocked",
+    "step.start.controlling_up",
+    "step.start.working_up",
+    "step.stop.started_again",
+    "step.backup.unlocked",
+];
+
+/// Ends the process if a test wants it to end here; see [`FAIL_POINTS`].
+pub(super) fn place(name: &'static str) {
+    debug_assert!(FAIL_POINTS.contains(&name), "{name} is not listed");
+    crate::failpoint::reach(&[name]);
+}
+
 /// Carries out steps on this host.
 #[derive(Clone)]
 pub struct HostSteps {

@@ -11,7 +11,7 @@ use grayfin_types::Code;
 
 use super::StepError;
 use crate::{
-    backup::select::HELD,
+    backup::HELD,
     config::Installation,
     files::{Disk, chain, remove_tree, rename_durably},
 };

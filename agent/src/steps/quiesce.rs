@@ -9,10 +9,10 @@ use grayfin_types::{
 };
 
 use super::{
-    Context, Precheck, Seen, StepError,
+    Context, Go, Precheck, Seen, StepError,
     ending::{Ending, end},
     guard::all_nodes,
-    host::{HostSteps, file_error, names, process_error, works_on_data},
+    host::{HostSteps, file_error, names, place, process_error, works_on_data},
     nodes::{Asked, NodeHere},
     waiting::Pauses,
 };
@@ -28,6 +28,8 @@ const HOW: &str = "how-run";
 const UNITS: &str = "units";
 /// What a backup consists of, by the configuration that ran.
 const PARTS: &str = "backup-parts";
+/// Something was stopped in this hold.
+const DOWN: &str = "down";
 /// What was only in memory (S13).
 const MEMORY: &str = "memory";
 
@@ -51,6 +53,7 @@ impl HostSteps {
     pub(super) async fn quiesce(&self, ctx: &Context) -> Result<Seen, StepError> {
         self.capture_all(ctx).await?;
         self.keep_units_down(ctx).await?;
+        place("step.quiesce.kept_down");
         let here = self.nodes_here(ctx, works_on_data).await?;
         let running: Vec<NodeHere> =
             here.into_iter().filter(|node| node.process.is_some()).collect();
@@ -63,10 +66,12 @@ impl HostSteps {
         let aliases: Vec<NodeAlias> = specs.iter().map(|spec| spec.alias.clone()).collect();
         let go = ctx.ask_go(&aliases).await?;
         ctx.until(self.nodes.guard(ctx, &all_nodes(ctx))).await??;
-        ctx.going_down(go)?;
+        self.going_down(ctx, go)?;
+        place("step.quiesce.going_down");
         aliases.iter().for_each(|alias| ctx.node(alias, "stopping"));
         let how = self.stop_through_controller(ctx, &specs, &running).await?;
         let ended = self.end_nodes(ctx, &running).await?;
+        place("step.quiesce.stopped");
         aliases.iter().for_each(|alias| ctx.node(alias, "stopped"));
         Ok(format!("{}; {how}; {ended}", flushed.0).into())
     }
@@ -88,8 +93,32 @@ impl HostSteps {
     /// Data and compute nodes up again, nothing kept down any more.
     pub(super) async fn undo_quiesce(&self, ctx: &Context) -> Result<Seen, StepError> {
         self.release_units(ctx).await?;
+        if self.untouched(ctx).await? {
+            return Ok("nothing was stopped".into());
+        }
+        // Undoing `stop` has started these, unless that step never began and they went down for
+        // another reason.
+        self.start_controlling_nodes(ctx).await?;
         self.start_working_nodes(ctx).await?;
         self.old_version_answers(ctx).await
+    }
+
+    /// Makes durable that nodes go down now, in the way that undoing looks for too.
+    pub(super) fn going_down(&self, ctx: &Context, go: Go) -> Result<(), StepError> {
+        ctx.going_down(go)?;
+        ctx.capture(DOWN, &true).map(drop)
+    }
+
+    /// Tells whether there is nothing to start again: nothing was stopped in this hold, and nothing
+    /// has gone down for another reason (a reboot, in which masked units did not start).
+    pub(super) async fn untouched(&self, ctx: &Context) -> Result<bool, StepError> {
+        if ctx.captured::<bool>(DOWN)?.is_some() {
+            return Ok(false);
+        }
+        if ctx.captured::<Vec<HowRun>>(HOW)?.is_none() {
+            return Ok(true);
+        }
+        Ok(self.nodes_here(ctx, |_| true).await?.iter().all(|node| node.process.is_some()))
     }
 
     /// Everything that cannot be found out any more once the nodes are down (S10).

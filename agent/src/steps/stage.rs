@@ -13,11 +13,7 @@ use super::{
     upgrade::OLD_PREFIX,
 };
 use crate::{
-    backup::{
-        InstallationSource, Part, Store, select,
-        store::make_folder,
-        take::{room, weigh},
-    },
+    backup::{InstallationSource, Part, Store, room, select, store::make_folder, weigh},
     files::{self, Need, create_dir_durably, remove_tree, shortages},
     packages::{self, Inspection, Staged, Unpack, Verdict},
     process::Owner,
@@ -231,7 +227,11 @@ impl HostSteps {
             if ctx.token().0 > 0 && installation.backup_dir.is_dir() {
                 let store = Store { disk, folder: &installation.backup_dir };
                 store
-                    .thin_out(ctx.plan().policy.backups_kept, None, &control(ctx))
+                    .thin_out(
+                        (&ctx.work().host, &installation.cluster),
+                        ctx.plan().policy.backups_kept,
+                        &control(ctx),
+                    )
                     .map_err(|e| backup_error(ctx, &e))?;
             }
             Ok(())

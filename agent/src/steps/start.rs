@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::{
     Context, Precheck, Seen, StepError,
-    host::{HostSteps, names, process_error, shown, works_on_data},
+    host::{HostSteps, names, place, process_error, shown, works_on_data},
     interlock::Lock,
     nodes::{Asked, NodeHere},
     quiesce::environment_file,
@@ -45,9 +45,12 @@ impl HostSteps {
         self.mark_logs(ctx).await?;
         let this = self.clone();
         ctx.blocking(move |ctx| this.interlock(ctx).turn_off(&*this.disk)).await?;
+        place("step.start.unlocked");
         self.release_units(ctx).await?;
         self.start_controlling_nodes(ctx).await?;
+        place("step.start.controlling_up");
         self.start_working_nodes(ctx).await?;
+        place("step.start.working_up");
         Ok("every node of this host was started".into())
     }
 
@@ -308,7 +311,12 @@ impl HostSteps {
         let mut pauses = Pauses::default();
         loop {
             let mut waiting = Vec::new();
-            for node in self.nodes_here(ctx, |_| true).await? {
+            let here = self.nodes_here(ctx, |_| true).await?;
+            if here.iter().any(|node| node.process.is_none() && works_on_data(node.spec.role)) {
+                // One that was still on its way down when it was counted as up.
+                self.start_working_nodes(ctx).await?;
+            }
+            for node in here {
                 let look = ctx.until(self.nodes.look(ctx, &node, &Value::Null)).await?;
                 let alias = &node.spec.alias;
                 match (&look.version, &look.ready) {

@@ -13,7 +13,7 @@ pub enum Why {
     Deadline,
 }
 
-/// Asks a running step to stop. The runner keeps it, steps see it through their [`Context`].
+/// Asks a running step to stop. The runner keeps it, steps see it through their [`super::Context`].
 #[derive(Debug, Clone)]
 pub struct Stop(Arc<watch::Sender<Option<Why>>>);
 

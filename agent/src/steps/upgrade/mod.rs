@@ -101,8 +101,7 @@ impl HostSteps {
             this.nothing_runs(ctx)?;
             let done = match ctx.plan().mode {
                 UpgradeMode::Native => {
-                    let staged = this.staged_for_upgrade(ctx)?;
-                    let count = this.undo_native(ctx, &staged)?;
+                    let count = this.undo_native(ctx)?;
                     this.drop_empty_old_tree(ctx)?;
                     format!("{count} operations taken back")
                 }

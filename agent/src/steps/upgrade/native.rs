@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     super::{
         Context, Seen, StepError,
-        host::{HostSteps, control, file_error, package_error, shown},
+        host::{HostSteps, control, file_error, package_error, place, shown},
         interlock::Lock,
     },
     Checked, Installed,
@@ -67,7 +67,7 @@ impl HostSteps {
         staged: &Staged,
     ) -> Result<Checked, StepError> {
         let Some(list) = self.load(ctx)? else { return Ok(Checked::ToDo) };
-        let ground = self.ground(ctx, staged);
+        let ground = self.ground(ctx);
         if !all_done(&ground, &list.operations).map_err(|e| stuck(ctx, &e, Code::UpgradeFailed))? {
             return Ok(Checked::ToDo);
         }
@@ -83,10 +83,11 @@ impl HostSteps {
             Some(list) => list,
             None => self.make_list(ctx, staged)?,
         };
-        let ground = self.ground(ctx, staged);
+        place("step.upgrade.listed");
+        let ground = self.ground(ctx);
         let total = list.operations.len() as u64;
         apply(disk, &ground, &list.operations, &mut |number| {
-            crate::failpoint::reach(&["step.upgrade.operation"]);
+            place("step.upgrade.operation");
             ctx.progress(number as u64, total, "files");
             ctx.check().is_ok()
         })
@@ -98,11 +99,12 @@ impl HostSteps {
         Ok(self.load(ctx)?.map(|list| list.notes).unwrap_or_default())
     }
 
-    pub(super) fn undo_native(&self, ctx: &Context, staged: &Staged) -> Result<usize, StepError> {
+    pub(super) fn undo_native(&self, ctx: &Context) -> Result<usize, StepError> {
         let Some(list) = self.load(ctx)? else { return Ok(0) };
-        let ground = self.ground(ctx, staged);
+        let ground = self.ground(ctx);
         take_back(&*self.disk, &ground, &list.operations)
             .map_err(|e| stuck(ctx, &e, Code::UndoFailed))?;
+        place("step.upgrade.taken_back");
         Ok(list.operations.len())
     }
 
@@ -128,11 +130,11 @@ impl HostSteps {
         own_folder(&ctx.installation().server_dir, OLD_PREFIX, &token)
     }
 
-    pub(super) fn ground(&self, ctx: &Context, staged: &Staged) -> Ground {
+    fn ground(&self, ctx: &Context) -> Ground {
         let installation = ctx.installation();
         Ground {
             server: installation.server_dir.clone(),
-            stage: staged.root.clone(),
+            stage: self.stage_place(ctx),
             old: self.old_tree(ctx),
             executable: installation.executable.clone(),
             held: self.interlock(ctx).held,
@@ -178,7 +180,7 @@ impl HostSteps {
 
     fn compare(&self, ctx: &Context, staged: &Staged) -> Result<super::plan::Change, StepError> {
         let installation = ctx.installation();
-        let ground = self.ground(ctx, staged);
+        let ground = self.ground(ctx);
         let lock = self.interlock(ctx);
         let executable = if lock.look() == Lock::On { &lock.held } else { &lock.open };
         let old_names = self.old_names(ctx)?;

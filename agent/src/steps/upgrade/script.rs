@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     super::{
         Context, Seen, StepError,
-        host::{HostSteps, control, file_error, process_error, shown},
+        host::{HostSteps, control, file_error, place, process_error, shown},
         interlock::Lock,
     },
     Checked, Installed,
@@ -91,6 +91,7 @@ impl HostSteps {
         let helper = self.helper(ctx);
         let outcome = ctx.until(helper.run(&program, &answers, limit)).await?;
         let outcome = outcome.map_err(|e| process_error(&e, "drive the upgrade script"))?;
+        place("step.upgrade.script_ran");
         self.nothing_runs(ctx)?;
         let said = tail(&outcome.output);
         if !outcome.succeeded() {
