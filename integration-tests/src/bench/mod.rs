@@ -47,8 +47,9 @@ pub struct Arguments {
     /// Rollouts, each over three hosts; at most one per release after the first.
     #[arg(long, default_value_t = 4)]
     pub rollouts: usize,
-    /// Factor on the stand-in's times: 0.02 is an election in 0.16 to 0.32 s.
-    #[arg(long, default_value_t = 0.02)]
+    /// Factor on the stand-in's times: at 0.05 a node that is silent for 0.4 s is taken for dead, which a
+    /// busy machine does not often make of a live one.
+    #[arg(long, default_value_t = 0.05)]
     pub time_scale: f64,
     /// Milliseconds between two looks of a host agent; the shipped default.
     #[arg(long, default_value_t = 5_000)]
@@ -166,6 +167,7 @@ async fn rollout(lab: &Lab, arguments: &Arguments, target: &str) -> anyhow::Resu
         "--override",
         "plugins=a benchmark in a lab",
     ];
+    lab.wait_ready(target, &more).await?;
     let id = lab.start_rollout(target, &more).await?;
     let mut lines = Vec::new();
     let watch = ["rollout", "watch", &id, "--json"];
