@@ -1,7 +1,7 @@
 //! The host sequence: what comes next, from the ledger's state and what was seen last.
 //!
 //! [`next`] is called again and again by the runner, and after a crash by the next life of it. It
-//! needs no memory but the [`State`]: if the last outcome was lost, the step is looked at again.
+//! needs no memory but the [`Hold`]: if the last outcome was lost, the step is looked at again.
 
 use grayfin_types::{
     Code,
