@@ -60,7 +60,7 @@ pub fn explain(state: &State, view: &View, id: &RolloutId, now_ms: u64) -> Optio
         gates: gates_now(state, view, rollout, next.as_ref().map(|(host, _)| host), now_ms),
         next,
         way_back: way_back(rollout, in_turn),
-        commands: commands(rollout, in_turn),
+        commands: commands(state, rollout, in_turn),
     })
 }
 
@@ -120,7 +120,7 @@ fn way_back(rollout: &Rollout, in_turn: Option<&HostRun>) -> String {
     }
 }
 
-fn commands(rollout: &Rollout, in_turn: Option<&HostRun>) -> Vec<String> {
+fn commands(state: &State, rollout: &Rollout, in_turn: Option<&HostRun>) -> Vec<String> {
     let id = &rollout.id;
     let of = |verbs: &[&str]| {
         verbs.iter().map(|verb| format!("grayfin rollout {verb} {id}")).collect::<Vec<_>>()
@@ -130,6 +130,12 @@ fn commands(rollout: &Rollout, in_turn: Option<&HostRun>) -> Vec<String> {
         RolloutState::Paused => of(&["resume", "abort"]),
         RolloutState::Aborting | RolloutState::Verifying => of(&["watch"]),
         RolloutState::Succeeded => of(&["status"]),
+        RolloutState::Failed
+            if state.broken.iter().any(|b| b.rollout == rollout.id && !b.settled) =>
+        {
+            // The host whose hold was broken is told to come up; then its hold is closed.
+            of(&["abort"])
+        }
         RolloutState::Aborted | RolloutState::Failed => {
             vec![format!("grayfin rollout start {} --to {}", rollout.cluster, rollout.plan.target)]
         }

@@ -18,11 +18,14 @@ pub const ALL: &[(&str, &str)] = &[
     ("I1", "no cluster is covered by two holds (S1)"),
     ("I2", "a hold is in force only when every host agent asked has promised (S2)"),
     ("I3", "the last token never decreases, and no hold or order carries a larger one (S2)"),
-    ("I4", "a finished rollout has no hold, and only closes and canary stops are left to answer"),
+    (
+        "I4",
+        "a finished rollout has no hold; only closes, canary stops and aborts of a broken hold stay",
+    ),
     ("I5", "a plan names each host once"),
     ("I6", "order numbers grow within an outbox and never pass the last one given"),
     ("I7", "a rollout's events are numbered without a gap from 1"),
-    ("I8", "work is ordered only under the token of a hold that is in force (S3)"),
+    ("I8", "work is ordered only under a hold in force; a broken one may be told to abort (S3)"),
     ("I9", "at most one host of a rollout is in turn, and a hold exists exactly then"),
     ("I10", "a cluster has at most one unfinished rollout"),
     ("I11", "no host is worked on before the baseline was taken (S7)"),
@@ -114,11 +117,17 @@ fn check_outboxes(state: &State, checker: &mut Checker) {
                         && held.host == enrolment.host
                         && held.stage != HoldStage::Asking
                 });
-                checker.expect("I8", !works || in_force, || {
+                let broken = state.broken.iter().any(|b| {
+                    b.token == order.token
+                        && b.host == enrolment.host
+                        && order.kind == OrderKind::Abort
+                });
+                checker.expect("I8", !works || in_force || broken, || {
                     format!("order {} to `{}` has no hold in force", order.number, enrolment.host)
                 });
                 let over = state.rollouts.get(&order.rollout).is_none_or(|r| r.state.is_final());
-                let may_stay = matches!(order.kind, OrderKind::Close | OrderKind::CanaryStop);
+                let may_stay =
+                    broken || matches!(order.kind, OrderKind::Close | OrderKind::CanaryStop);
                 checker.expect("I4", !over || may_stay, || {
                     format!("order {} to `{}` outlived its rollout", order.number, enrolment.host)
                 });

@@ -111,8 +111,17 @@ fn node_line(node: &grayfin_types::facts::NodeFacts) -> (String, String, String,
     (node.spec.alias.to_string(), node.spec.role.to_string(), process.to_owned(), version)
 }
 
-/// The hold of every cluster.
+/// The hold of every cluster, and those that were broken and are not closed yet.
 pub fn holds(state: &State) -> Vec<HoldStatus> {
+    let broken = state.broken.iter().map(|broken| HoldStatus {
+        cluster: broken.cluster.clone(),
+        token: broken.token,
+        host: Some(broken.host.clone()),
+        rollout: Some(broken.rollout.clone()),
+        state: "broken".to_owned(),
+        promised: Vec::new(),
+        awaited: Vec::new(),
+    });
     state
         .clusters()
         .into_iter()
@@ -148,5 +157,6 @@ pub fn holds(state: &State) -> Vec<HoldStatus> {
                 cluster,
             }
         })
+        .chain(broken)
         .collect()
 }

@@ -201,7 +201,7 @@ pub struct HoldStatus {
     pub host: Option<HostId>,
     /// The rollout.
     pub rollout: Option<RolloutId>,
-    /// `none`, `asking`, `held`, `closing`.
+    /// `none`, `asking`, `held`, `closing`, `broken`.
     pub state: String,
     /// Who promised the token.
     pub promised: Vec<HostId>,

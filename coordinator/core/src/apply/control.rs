@@ -25,7 +25,13 @@ impl Applier<'_> {
             return Response::refused(Code::NoSuchObject, format!("there is no rollout `{id}`"));
         };
         if entry.state.is_final() {
-            return wrong(format!("rollout `{id}` has ended: it {}", entry.state));
+            let ended = entry.state;
+            if matches!(control.action, Action::Abort | Action::Retry)
+                && let Some(answer) = self.bring_up_broken(id)
+            {
+                return answer;
+            }
+            return wrong(format!("rollout `{id}` has ended: it {ended}"));
         }
         let answer = match &control.action {
             Action::Pause => self.pause(id),
@@ -315,6 +321,18 @@ impl Applier<'_> {
         }
         self.set_state(id, RolloutState::Failed);
         Response::Done
+    }
+
+    /// A broken hold's host that failed does nothing without an order: this one lets it undo, or come
+    /// up where there is no way back. It takes nothing down.
+    fn bring_up_broken(&mut self, id: &RolloutId) -> Option<Response> {
+        let broken = self.state.broken.iter().find(|b| &b.rollout == id && !b.settled)?.clone();
+        let enrolment = self.state.hosts.get_mut(&broken.host)?;
+        if !enrolment.awaits(&broken.cluster, id, OrderKind::Abort) {
+            let (token, body) = (broken.token, OrderBody::Nothing);
+            enrolment.push(&broken.cluster, token, OrderKind::Abort, id, body);
+        }
+        Some(Response::Done)
     }
 
     fn attest(&mut self, control: &Control, host: &HostId) -> Response {

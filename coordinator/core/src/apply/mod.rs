@@ -143,7 +143,8 @@ impl Applier<'_> {
             return;
         }
         entry.state = to;
-        if to != RolloutState::Halted {
+        // One that failed keeps saying why.
+        if !matches!(to, RolloutState::Halted | RolloutState::Failed) {
             entry.halted = None;
         }
         if to.is_final() {

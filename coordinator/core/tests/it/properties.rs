@@ -3,6 +3,7 @@
 
 use grayfin_coordinator_core::{Response, cmd::Action, explain::explain};
 use grayfin_types::{
+    Code,
     plan::CanarySpec,
     status::{HostPhase, RolloutState},
     step::Step,
@@ -11,7 +12,7 @@ use proptest::prelude::*;
 
 use crate::{
     agent::Fault,
-    model::{NEW, OLD, host, version},
+    model::{NEW, OLD, cluster, host, version},
     world::{Dice, World},
 };
 
@@ -27,6 +28,7 @@ struct Sometimes {
     succeeded: bool,
     aborted: bool,
     failed: bool,
+    broken: bool,
 }
 
 fn fault(dice: &mut Dice) -> Option<Fault> {
@@ -79,6 +81,12 @@ fn trouble(world: &mut World, dice: &mut Dice, seen: &mut Sometimes) {
             1 | 2 => drop(world.control(Action::Skip { host: None })),
             3 => drop(world.control(Action::Skip { host: Some(somebody) })),
             4 => drop(world.control(Action::RollbackHost)),
+            5 => {
+                if let Some(hold) = world.state.holds.get(&cluster()) {
+                    let token = hold.token;
+                    seen.broken |= world.control(Action::BreakHold { token }) == Response::Done;
+                }
+            }
             _ => {}
         },
     }
@@ -114,6 +122,20 @@ fn remedy(world: &mut World) {
     panic!("it does not end: {:#?}", world.state.rollouts[&world.id]);
 }
 
+/// A broken hold's host is told to come up, as `explain` says, and its hold is closed.
+fn close_broken(world: &mut World) {
+    for _ in 0..10 {
+        for _ in 0..100 {
+            if world.state.broken.is_empty() && world.agents.values().all(|a| a.hold.is_none()) {
+                return;
+            }
+            world.step();
+        }
+        drop(world.control(Action::Abort));
+    }
+    panic!("a broken hold stays: {:?}", world.state.broken);
+}
+
 fn run(seed: u64, canary: bool, seen: &mut Sometimes) {
     let mut dice = Dice(seed);
     let spec = if canary { CanarySpec::New { rows_per_second: 100 } } else { CanarySpec::Off };
@@ -136,6 +158,7 @@ fn run(seed: u64, canary: bool, seen: &mut Sometimes) {
         });
     }
     remedy(&mut world);
+    close_broken(&mut world);
     world.check_log();
     assert!(world.state.holds.is_empty(), "{seed}: a hold is left");
     assert!(world.agents.values().all(|a| a.hold.is_none()), "{seed}: an agent holds");
@@ -144,8 +167,11 @@ fn run(seed: u64, canary: bool, seen: &mut Sometimes) {
     for run in &rollout.hosts {
         let wanted = if run.phase == HostPhase::Done { NEW } else { OLD };
         let nodes: Vec<_> = world.model.of_host(&run.host).collect();
+        // After a break the host agent finished by itself, one way or the other.
+        let broken = rollout.halted.as_ref().is_some_and(|r| r.code == Code::HoldBroken);
         assert!(
-            nodes.iter().all(|n| n.version == version(wanted)),
+            broken && run.phase == HostPhase::Failed
+                || nodes.iter().all(|n| n.version == version(wanted)),
             "{seed}: {} is {:?} with {nodes:?}",
             run.host,
             run.phase
@@ -172,6 +198,7 @@ fn fixed_seeds_meet_everything_and_end() {
         seen.succeeded,
         seen.aborted,
         seen.failed,
+        seen.broken,
     ];
     assert!(all.iter().all(|met| *met), "{seen:?}");
 }

@@ -190,10 +190,14 @@ fn a_broken_hold_closes_nothing_and_its_host_blocks_until_it_is_up() {
     let says = |gate: &str| answer.findings.iter().any(|f| f.gate == gate && !f.decision.is_go());
     assert!(says("holds-closed") && says("nodes-up"));
     // Its agent brings it up at last, is told to close, and all goes on.
-    let agent = world.agents.get_mut(&host(2)).unwrap();
-    agent.fault = None;
-    agent.hold.as_mut().unwrap().ended = None;
+    world.id = "r1".parse().unwrap();
+    mend(&mut world);
+    let explained = explain(&world.state, &world.view, &world.id, world.now_ms).unwrap();
+    assert_eq!(explained.commands, ["grayfin rollout abort r1"]);
+    assert_eq!(status::holds(&world.state)[1].state, "broken");
+    assert_eq!(world.control(Action::Abort), Response::Done);
     world.until_closed();
+    world.id = "r2".parse().unwrap();
     assert!(world.start(&request(CanarySpec::Off)).ready);
     world.finish(RolloutState::Succeeded);
     assert_eq!(world.agents[&host(2)].runs, 1, "it was on the target already");
