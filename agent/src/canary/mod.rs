@@ -216,6 +216,8 @@ impl Canaries {
                 let column = column_epoch(&told.order.rollout, epoch);
                 let found = check::read_back(site, &target, epoch, column, &tally, until).await;
                 found.into_status(&mut status);
+                // A live writer may have been told of more rows since the tally was taken.
+                status.acknowledged = tally.acked.count();
             }
             tally::add(&mut sum, &status);
         }

@@ -1,18 +1,22 @@
 //! Following the host that is in turn, from the grant to the release, and an abort.
 
-use grayfin_types::{Code, gate::Reason, status::HostPhase};
+use grayfin_types::{Code, HostId, gate::Reason, status::HostPhase};
 
 use super::Work;
 use crate::{
     cmd::Cmd,
     gates::{self, reason},
-    state::{CanaryPhase, HoldStage, HostRun},
+    state::{CanaryPhase, Check, HoldStage, HostRun},
     view::Soak,
 };
 
 /// How long the answer to a canary's check may take before it is asked for again: reading back a
 /// million rows takes seconds.
 const CHECK_PATIENCE_MS: u64 = 60_000;
+
+/// After how long rows that could not be read are asked for again. The host agent tries for a while
+/// by itself first.
+const CHECK_AGAIN_MS: u64 = 5_000;
 
 impl Work<'_> {
     pub(super) fn follow(&mut self, run: &HostRun) {
@@ -129,8 +133,10 @@ impl Work<'_> {
         }
         let rollout = self.rollout.id.clone();
         let overdue = self.view.checks_since.iter().any(|((id, host, number), since)| {
+            let answered = canary.checks.get(host).is_some_and(|c| c.result.is_some());
+            let patience_ms = if answered { CHECK_AGAIN_MS } else { CHECK_PATIENCE_MS };
             *id == rollout
-                && self.now_ms.saturating_sub(*since) > CHECK_PATIENCE_MS
+                && self.now_ms.saturating_sub(*since) > patience_ms
                 && self
                     .state
                     .hosts
@@ -161,23 +167,28 @@ impl Work<'_> {
             return false;
         }
         let total = canary.total(None);
-        if total.lost > 0 {
-            let why = reason(
-                Code::CanaryLoss,
-                "canary",
-                format!(
-                    "{} acknowledged row(s) are missing: {}",
-                    total.lost,
-                    total.lost_examples.join(", ")
-                ),
-                format!(
-                    "find out what became of them before going on; `grayfin rollout resume {rollout}` reads them back again, `grayfin rollout abort {rollout}` ends"
-                ),
-            );
-            self.commands.push(Cmd::Halt { rollout, reason: why });
-            return false;
+        if total.lost == 0 {
+            let unread = canary.checks.iter().filter(|(_, check)| !check.complete());
+            let reasons: Vec<Reason> =
+                unread.map(|(host, check)| unread_rows(host, check)).collect();
+            let all_there = reasons.is_empty();
+            self.waiting.extend(reasons);
+            return all_there;
         }
-        true
+        let why = reason(
+            Code::CanaryLoss,
+            "canary",
+            format!(
+                "{} acknowledged row(s) are missing: {}",
+                total.lost,
+                total.lost_examples.join(", ")
+            ),
+            format!(
+                "find out what became of them before going on; `grayfin rollout resume {rollout}` reads them back again, `grayfin rollout abort {rollout}` ends"
+            ),
+        );
+        self.commands.push(Cmd::Halt { rollout, reason: why });
+        false
     }
 
     /// Brings the held host up, stops the canary, and ends.
@@ -197,6 +208,18 @@ impl Work<'_> {
             self.commands.push(Cmd::FinishAbort { rollout: self.rollout.id.clone() });
         }
     }
+}
+
+fn unread_rows(host: &HostId, check: &Check) -> Reason {
+    let result = check.result.as_ref();
+    let (read, all) = result.map_or((0, 0), |r| (r.verified, r.acknowledged));
+    let why = result.and_then(|r| r.problem.as_deref()).unwrap_or("it does not say why");
+    reason(
+        Code::CanaryDown,
+        host.to_string(),
+        format!("only {read} of {all} acknowledged rows of the canary could be read back: {why}"),
+        "they are read again until all are accounted for; see that the data nodes answer",
+    )
 }
 
 fn soaking(run: &HostRun, evidence: String) -> Reason {

@@ -114,7 +114,7 @@ pub struct View {
     pub stages: BTreeMap<RolloutId, Seen<RolloutState>>,
     /// Since when each canary has been in its phase, with its epoch.
     pub canary_phases: BTreeMap<RolloutId, Seen<(CanaryPhase, u64)>>,
-    /// Since when a canary's answer is awaited: rollout, host and order number.
+    /// Since when a canary's answer is awaited, or a complete one: rollout, host and order number.
     pub checks_since: BTreeMap<(RolloutId, HostId, OrderNumber), u64>,
     /// Since when each rollout waits for something else than what is recorded.
     pub waits_since: BTreeMap<RolloutId, u64>,
@@ -275,7 +275,7 @@ impl View {
     fn note_checks(&mut self, state: &State, now_ms: u64) {
         let mut awaited = BTreeMap::new();
         for rollout in state.rollouts.values().filter(|r| !r.state.is_final()) {
-            for (host, check) in rollout.canary.checks.iter().filter(|(_, c)| c.result.is_none()) {
+            for (host, check) in rollout.canary.checks.iter().filter(|(_, c)| !c.complete()) {
                 let key = (rollout.id.clone(), host.clone(), check.number);
                 let since = self.checks_since.get(&key).copied().unwrap_or(now_ms);
                 awaited.insert(key, since);

@@ -62,6 +62,7 @@ pub(crate) struct PlayedHostAgent {
     pub(crate) target: Option<DdbVersion>,
     pub(crate) runs: u32,
     pub(crate) rows_lost: u64,
+    pub(crate) rows_unread: u64,
     staging: bool,
     canary: Option<(RolloutId, u64, u64)>,
     acked: BTreeMap<u64, u64>,
@@ -83,6 +84,7 @@ impl PlayedHostAgent {
             target: None,
             runs: 0,
             rows_lost: 0,
+            rows_unread: 0,
             staging: false,
             canary: None,
             acked: BTreeMap::new(),
@@ -266,7 +268,8 @@ impl PlayedHostAgent {
                 if let OrderBody::Canary(canary) = &order.body {
                     let acked: u64 = self.acked.values().sum();
                     let status = CanaryStatus {
-                        verified: acked - self.rows_lost.min(acked),
+                        acknowledged: acked,
+                        verified: acked.saturating_sub(self.rows_lost + self.rows_unread),
                         lost: self.rows_lost,
                         ..CanaryStatus::default()
                     };

@@ -221,6 +221,20 @@ fn a_missing_row_halts_with_the_hold_kept() {
 }
 
 #[test]
+fn rows_that_cannot_be_read_back_hold_until_they_can() {
+    let mut world = World::started(3, CANARY);
+    world.agents.get_mut(&host(1)).unwrap().rows_unread = 3;
+    world.until("unread rows are waited for", |w| {
+        codes(w) == [Code::CanaryDown] && w.state.rollouts[&w.id].canary.checked()
+    });
+    assert_eq!(world.held(), Some(host(2)), "the hold is kept meanwhile");
+    let rounds = world.state.rollouts[&world.id].canary.rounds;
+    world.until("they are read again", |w| w.state.rollouts[&w.id].canary.rounds > rounds);
+    world.agents.get_mut(&host(1)).unwrap().rows_unread = 0;
+    world.finish(RolloutState::Succeeded);
+}
+
+#[test]
 fn messages_that_come_twice_and_late_change_nothing() {
     let mut world = World::started(3, CANARY);
     world.twice = 60;
