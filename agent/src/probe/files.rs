@@ -2,7 +2,7 @@
 //!
 //! `cluster.nodes`, `controller.cfg`, `agent.cfg`, `cluster.cfg`. In a cluster with Raft the files
 //! count only at the first start; the live configuration is asked from the controllers
-//! ([`super::live`]). What the files are good for is to know where to ask, and which nodes are this
+//! (`super::live`). What the files are good for is to know where to ask, and which nodes are this
 //! host's own.
 
 use std::collections::BTreeSet;
