@@ -311,8 +311,15 @@ async fn one_replica_host(lab: &Lab) -> anyhow::Result<()> {
 }
 
 async fn recovery_wait(lab: &Lab) -> anyhow::Result<()> {
+    // 30 s, and 10 s for each GB of the backup: with 6 GiB, most of them a hole, more than a minute.
+    let path = lab.paths().server("host43", lab.cluster()).join("dictionary.bin");
+    std::fs::File::create(&path)?.set_len(6 << 30)?;
     let expected = refusal(Code::RecoveryWait, &["host43", "dfsRecoveryWaitTime"]);
-    lab.ensure_refused(&Refusal { more: &["--recovery", "refuse"], ..expected }).await
+    let also = [Code::DiskTooSmall];
+    let more = ["--recovery", "refuse"];
+    let refused = lab.ensure_refused(&Refusal { more: &more, also: &also, ..expected }).await;
+    std::fs::remove_file(&path)?;
+    refused
 }
 
 async fn override_without_effect(lab: &Lab) -> anyhow::Result<()> {

@@ -146,7 +146,11 @@ fn package_facts(
             (Probe::Unknown(why.clone()), intact, Probe::Unknown(why.clone()))
         }
     };
-    PackageFacts { file, version, bytes, sha256, intact, unpacked_bytes }
+    let plugins = match result {
+        Some(Ok(found)) => found.plugins.clone(),
+        Some(Err(_)) | None => Vec::new(),
+    };
+    PackageFacts { file, version, bytes, sha256, intact, unpacked_bytes, plugins }
 }
 
 /// Lists installed plugins: the first line of each `Plugin*.txt` is `name,library,version`.
@@ -154,7 +158,8 @@ pub(super) fn plugins(
     installation: &Installation,
     nodes: &[NodeSettings],
 ) -> Probe<Vec<(String, String)>> {
-    let mut folders = vec![installation.server_dir.join("plugins")];
+    let own = installation.server_dir.join("plugins");
+    let mut folders = vec![own.clone()];
     for node in nodes {
         folders.push(node.source.home.join("plugins"));
         if let Some(path) = node.get("pluginDir") {
@@ -165,9 +170,16 @@ pub(super) fn plugins(
     }
     let mut found = Vec::new();
     for folder in folders {
-        if let Err(why) = plugins_below(&folder, &mut found) {
+        let mut here = Vec::new();
+        if let Err(why) = plugins_below(&folder, &mut here) {
             return Probe::Unknown(why);
         }
+        // A package replaces those of its own folder only.
+        let elsewhere = folder != own;
+        found.extend(here.into_iter().map(|(name, version)| match elsewhere {
+            true => (format!("{name} in {}", folder.display()), version),
+            false => (name, version),
+        }));
     }
     found.sort();
     found.dedup();

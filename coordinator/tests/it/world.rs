@@ -281,5 +281,6 @@ fn package() -> PackageFacts {
         sha256: Probe::Known("ab".repeat(32)),
         intact: Probe::Known(true),
         unpacked_bytes: Probe::Known(3_000),
+        plugins: Vec::new(),
     }
 }

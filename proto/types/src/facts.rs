@@ -150,6 +150,9 @@ pub struct PackageFacts {
     pub intact: Probe<bool>,
     /// Bytes of all entries unpacked.
     pub unpacked_bytes: Probe<u64>,
+    /// Plugins that it brings, as `name version`; empty until it was read through.
+    #[serde(default)]
+    pub plugins: Vec<(String, String)>,
 }
 
 /// The licence as DolphinDB reports it.
@@ -265,7 +268,8 @@ pub struct HostFacts {
     pub backup: Vec<BackupPart>,
     /// The licence.
     pub licence: Probe<LicenceFacts>,
-    /// Installed plugins as `name version`.
+    /// Installed plugins as `name version`; one outside the installation's own `plugins` folder, which
+    /// a package replaces, has its place behind the name.
     pub plugins: Probe<Vec<(String, String)>>,
     /// What lives only in memory on this host's nodes.
     pub memory: Probe<Vec<MemoryObject>>,

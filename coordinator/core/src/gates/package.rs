@@ -265,8 +265,11 @@ pub(super) fn plugins(input: &Input<'_>) -> Verdict {
             }
         };
         let wanted = input.target.release();
+        let fits = |version: &str| numbers(version).get(..3) == Some(&wanted[..]);
+        let brought = package_of(facts, input.target).map_or(&[][..], |p| &p.plugins);
         for (name, version) in plugins {
-            if numbers(version).get(..3) != Some(&wanted[..]) {
+            // One that comes with the package is replaced together with it.
+            if !fits(version) && !brought.iter().any(|(n, v)| n == name && fits(v)) {
                 verdict.stop(reason(
                     Code::PluginMismatch,
                     format!("{host}: {name}"),

@@ -116,6 +116,12 @@ fn plugins_match_in_the_first_three_numbers() {
         bench.host(1).plugins = plugin(wrong);
         bench.stops(Gate::Plugins, Code::PluginMismatch, "db1: mysql");
     }
+    // One that the package brings is replaced with it; one in another folder is not.
+    bench.host(1).packages[0].plugins = vec![("mysql".to_owned(), "2.00.8.12".to_owned())];
+    bench.goes(Gate::Plugins);
+    let place = "mysql in /data/plugins".to_owned();
+    bench.host(1).plugins = Probe::Known(vec![(place, "2.00.7.4".to_owned())]);
+    bench.stops(Gate::Plugins, Code::PluginMismatch, "/data/plugins");
     bench.host(1).plugins = unknown();
     bench.holds(Gate::Plugins, Code::FactUnknown, "db1");
 }

@@ -281,6 +281,7 @@ impl Model {
                 sha256: Probe::Known("ab".repeat(32)),
                 intact: Probe::Known(true),
                 unpacked_bytes: Probe::Known(4 << 20),
+                plugins: Vec::new(),
             }],
             backup: vec![BackupPart {
                 node: format!("ctl-{host}"),
