@@ -247,7 +247,10 @@ fn console(node: &Node) -> Outcome {
 }
 
 fn path_of(shared: &Shared) -> PathBuf {
-    shared.places.own.join("sysmgmt/jobCheckPoint.meta")
+    // A controller without high availability keeps its state in the home folder itself.
+    let alone = shared.role == Role::Controller && !shared.ha;
+    let folder = if alone { &shared.places.home } else { &shared.places.own };
+    folder.join("sysmgmt/jobCheckPoint.meta")
 }
 
 /// The scheduled jobs on disk.

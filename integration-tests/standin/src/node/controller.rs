@@ -105,6 +105,7 @@ impl ControllerMachine {
     fn notice(&mut self, notice: &Notice) {
         let (log, alias) = (&self.shared.log, self.shared.alias().to_owned());
         match notice {
+            Notice::Following { .. } | Notice::Leading { .. } if !self.shared.ha => {}
             Notice::Following { term, leader } => {
                 let leader = leader.as_deref().unwrap_or("unknown");
                 log.info(&format!(
