@@ -47,6 +47,13 @@ pub(super) async fn watch(processes: &[ProcessId], time: Duration) -> anyhow::Re
     Ok(found)
 }
 
+/// Processor time that a process has used so far, milliseconds.
+pub(super) fn used_ms(process: ProcessId) -> anyhow::Result<u64> {
+    let ticks = ticks_of(&[process])?.into_iter().sum::<u64>();
+    // A tick is 10 ms.
+    Ok(ticks * 10)
+}
+
 fn ticks_of(processes: &[ProcessId]) -> anyhow::Result<Vec<u64>> {
     let one = |process: &ProcessId| {
         anyhow::ensure!(process.is_alive(), "process {} ended while it was watched", process.pid);

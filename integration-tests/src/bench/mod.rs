@@ -27,6 +27,7 @@ use self::idle::Idle;
 use self::table::Samples;
 use self::timeline::Turn;
 use crate::demo::{run_to_end, say};
+use crate::processes::ProcessId;
 use crate::{Lab, Options, Target};
 
 /// Grayfin's aim per host, and the host agent's.
@@ -71,6 +72,9 @@ struct Measured {
     turns: Vec<Turn>,
     by_hand: Vec<Taken>,
     copies_ms: Vec<u64>,
+    /// Processor time of each host agent and of the coordinator in each rollout.
+    agent_used_ms: Vec<u64>,
+    coordinator_used_ms: Vec<u64>,
     idle_before: Vec<Idle>,
     idle_after: Vec<Idle>,
 }
@@ -135,7 +139,14 @@ async fn measure(lab: &Lab, arguments: &Arguments, targets: &[&str]) -> anyhow::
         say(&format!("{target}: restarts by hand, then a rollout …"));
         measured.by_hand.extend(by_hand::restart_all(lab).await?);
         lab.wait_healthy().await?;
+        let (agents, coordinators) = (agents(lab).await?, coordinators(lab).await?);
+        let before = (used(&agents)?, used(&coordinators)?);
         measured.turns.extend(rollout(lab, arguments, target).await?);
+        let differ = |before: Vec<u64>, after: Vec<u64>| {
+            after.into_iter().zip(before).map(|(after, before)| after.saturating_sub(before))
+        };
+        measured.agent_used_ms.extend(differ(before.0, used(&agents)?));
+        measured.coordinator_used_ms.extend(differ(before.1, used(&coordinators)?));
         for host in &lab.topology().hosts {
             let backups = lab.paths().backups(&host.name, lab.cluster());
             let newest = by_hand::newest_backup(&backups)?;
@@ -147,12 +158,29 @@ async fn measure(lab: &Lab, arguments: &Arguments, targets: &[&str]) -> anyhow::
     Ok(measured)
 }
 
-async fn watch_agents(lab: &Lab, arguments: &Arguments) -> anyhow::Result<Vec<Idle>> {
+async fn agents(lab: &Lab) -> anyhow::Result<Vec<ProcessId>> {
     let mut agents = Vec::new();
     for host in &lab.topology().hosts {
         agents.extend(lab.processes_of(&Target::Agent(host.number)).await?);
     }
     anyhow::ensure!(agents.len() == lab.topology().hosts.len(), "not every host agent runs");
+    Ok(agents)
+}
+
+async fn coordinators(lab: &Lab) -> anyhow::Result<Vec<ProcessId>> {
+    let mut found = Vec::new();
+    for coordinator in &lab.topology().coordinators {
+        found.extend(lab.processes_of(&Target::Coordinator(coordinator.number)).await?);
+    }
+    Ok(found)
+}
+
+fn used(processes: &[ProcessId]) -> anyhow::Result<Vec<u64>> {
+    processes.iter().map(|process| idle::used_ms(*process)).collect()
+}
+
+async fn watch_agents(lab: &Lab, arguments: &Arguments) -> anyhow::Result<Vec<Idle>> {
+    let agents = agents(lab).await?;
     say(&format!("watching {} idle host agents for {} s …", agents.len(), arguments.idle_seconds));
     idle::watch(&agents, Duration::from_secs(arguments.idle_seconds)).await
 }
@@ -220,6 +248,10 @@ fn tell(arguments: &Arguments, measured: &Measured) {
     let later: Samples =
         turns.iter().filter(|turn| turn.before_token > 0).map(Turn::between_hosts).collect();
     say(&later.line("between two hosts, from release to grant"));
+    let agents: Samples = measured.agent_used_ms.iter().copied().collect();
+    say(&agents.line("processor time of a host agent per rollout"));
+    let coordinators: Samples = measured.coordinator_used_ms.iter().copied().collect();
+    say(&coordinators.line("processor time of the coordinator per rollout"));
     say("");
     tell_idle("Idle host agents, before the first rollout", &measured.idle_before);
     tell_idle("Idle host agents, after the last rollout", &measured.idle_after);
