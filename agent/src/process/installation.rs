@@ -9,6 +9,7 @@ use std::{
     fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use grayfin_types::facts::ProcessIdentity;
@@ -60,12 +61,21 @@ pub fn members(server_dir: &Path, executable: &str) -> Result<Vec<Member>, Error
     Ok(all)
 }
 
+/// How long a process may be without arguments: they are set last in its making.
+const UNFINISHED_MAX: Duration = Duration::from_millis(100);
+
 fn member(pid: u32) -> Result<Option<Member>, Error> {
-    let Some(identity) = identify(pid)? else { return Ok(None) };
-    match procfs::arguments(pid) {
-        Ok(arguments) => Ok(Some(Member { identity, arguments })),
-        Err(e) if procfs::is_gone(&e) => Ok(None),
-        Err(e) => Err(Error::at("read", procfs::path_of(pid, "cmdline"))(e)),
+    let deadline = Instant::now() + UNFINISHED_MAX;
+    loop {
+        let Some(identity) = identify(pid)? else { return Ok(None) };
+        match procfs::arguments(pid) {
+            Ok(arguments) if arguments.is_empty() && Instant::now() < deadline => {
+                std::thread::yield_now();
+            }
+            Ok(arguments) => return Ok(Some(Member { identity, arguments })),
+            Err(e) if procfs::is_gone(&e) => return Ok(None),
+            Err(e) => return Err(Error::at("read", procfs::path_of(pid, "cmdline"))(e)),
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use grayfin_types::{Code, NodeAlias, facts::NodeRole, step::Step};
@@ -11,6 +12,7 @@ use super::{
     Context, Executor, Precheck, Seen, StepError,
     interlock::Interlock,
     nodes::{NodeHere, Nodes},
+    waiting::Pauses,
 };
 use crate::{
     files::{self, Control, Disk, RealDisk, chain},
@@ -22,6 +24,10 @@ use crate::{
         units::Systemctl,
     },
 };
+
+/// How long it may be unclear which process is which node: between fork and exec a process is its
+/// parent's double, for milliseconds, on a machine out of memory for longer.
+const UNCLEAR_MAX: Duration = Duration::from_secs(2);
 
 /// Places inside steps at which a test can end the process, besides those that the runner and the
 /// ledger have: one before and after each kind of effect.
@@ -125,14 +131,27 @@ impl HostSteps {
         packages::stage_place(&ctx.installation().server_dir, &ctx.plan().package.sha256)
     }
 
-    /// The nodes of this host, those for which `wanted` says yes.
+    /// The nodes of this host, those for which `wanted` says yes. A process that is just being made
+    /// looks like nobody, or like its parent: only what stays unclear counts.
     pub(super) async fn nodes_here(
         &self,
         ctx: &Context,
         wanted: impl Fn(NodeRole) -> bool,
     ) -> Result<Vec<NodeHere>, StepError> {
-        let all = ctx.until(self.nodes.here(ctx)).await??;
-        Ok(all.into_iter().filter(|node| wanted(node.spec.role)).collect())
+        let deadline = ctx.now() + UNCLEAR_MAX;
+        let mut pauses = Pauses::default();
+        loop {
+            match ctx.until(self.nodes.here(ctx)).await? {
+                Ok(all) => {
+                    return Ok(all.into_iter().filter(|node| wanted(node.spec.role)).collect());
+                }
+                Err(e) if ctx.now() >= deadline => return Err(e),
+                Err(e) if matches!(e.code, Code::FactUnknown | Code::NodeUnclaimed) => {
+                    pauses.pause(ctx).await?;
+                }
+                Err(e) => return Err(e),
+            }
+        }
     }
 }
 
