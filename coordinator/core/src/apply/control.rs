@@ -36,7 +36,7 @@ impl Applier<'_> {
         let answer = match &control.action {
             Action::Pause => self.pause(id),
             Action::Resume => self.resume(id),
-            Action::Abort => self.abort(id, control),
+            Action::Abort => self.abort(id),
             Action::Retry => self.retry(id),
             Action::Skip { host } => self.skip(id, host.as_ref(), control),
             Action::RollbackHost => self.rollback_host(id),
@@ -129,7 +129,7 @@ impl Applier<'_> {
         Response::Done
     }
 
-    fn abort(&mut self, id: &RolloutId, control: &Control) -> Response {
+    fn abort(&mut self, id: &RolloutId) -> Response {
         if self.state_of(id) == Some(RolloutState::Aborting) {
             return Response::Done;
         }
@@ -157,7 +157,6 @@ impl Applier<'_> {
                 }
             }
         }
-        let _ = control;
         Response::Done
     }
 

@@ -1,7 +1,7 @@
 //! What the coordinators agree on: enrolments, holds, outboxes, rollouts.
 //!
 //! Everything here is plain data with a JSON form; [`STATE_VERSION`] numbers it. Only
-//! [`crate::apply`] changes it.
+//! [`crate::apply()`] changes it.
 
 mod canary;
 mod enrolment;

@@ -103,11 +103,14 @@ fn remedy(world: &mut World) {
         }
     }
     for _ in 0..40 {
-        for _ in 0..100 {
+        for _ in 0..70 {
             if world.rollout_state().is_some_and(RolloutState::is_final) {
                 return;
             }
             world.step();
+        }
+        if world.rollout_state().is_some_and(RolloutState::is_final) {
+            return;
         }
         let explained = explain(&world.state, &world.view, &world.id, world.now_ms).unwrap();
         let action = match explained.commands.iter().find_map(|c| c.split(' ').nth(2)) {
@@ -204,7 +207,7 @@ fn fixed_seeds_meet_everything_and_end() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 30, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 20, ..ProptestConfig::default() })]
     #[test]
     fn any_seed_keeps_the_rules_and_ends(seed in any::<u64>(), canary in any::<bool>()) {
         run(seed, canary, &mut Sometimes::default());
