@@ -268,23 +268,30 @@ impl Prober {
         licence
     }
 
-    /// What the account that stops and starts nodes lacks; asked at a full look and when the file of
-    /// the accounts has changed.
+    /// What the account that stops and starts nodes lacks; asked at a full look, when the file of the
+    /// accounts has changed, and again while it is unknown.
     async fn rights(&self, local: &Local, topology: &Topology, full: bool) -> Vec<Problem> {
         let generation = self.0.pool.credentials().generation();
         let known = self.0.host_cache.state().rights.clone();
-        if let Some((_, problems)) = known.filter(|(asked, _)| !full && *asked == generation) {
+        let known = known.filter(|(asked, _)| !full && *asked == generation);
+        if let Some((_, problems)) = known.filter(|(_, found)| !rights::are_unknown(found)) {
             return problems;
         }
-        let asked = topology
+        let running = topology
             .own
             .iter()
-            .find(|spec| spec.role != NodeRole::DdbAgent && local.processes.of(spec).is_some());
+            .filter(|spec| spec.role != NodeRole::DdbAgent && local.processes.of(spec).is_some());
+        let (call, file) =
+            (Call::urgent(self.0.options.probe), &self.0.installation.credentials_file);
         // Without a node that runs nothing can start anyway, and other facts say so.
-        let Some(spec) = asked else { return Vec::new() };
-        let call = Call::urgent(self.0.options.probe);
-        let file = &self.0.installation.credentials_file;
-        let problems = rights::problems(&self.0.pool, spec, &call, file).await;
+        let mut problems = Vec::new();
+        for spec in running {
+            problems = rights::problems(&self.0.pool, spec, &call, file).await;
+            // One that was just started knows no accounts yet; another one does.
+            if !rights::are_unknown(&problems) {
+                break;
+            }
+        }
         self.0.host_cache.state().rights = Some((generation, problems.clone()));
         problems
     }

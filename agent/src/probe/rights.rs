@@ -49,6 +49,11 @@ pub(super) async fn problems(
     }
 }
 
+/// Tells whether nothing was found out.
+pub(super) fn are_unknown(problems: &[Problem]) -> bool {
+    problems.iter().any(|problem| problem.code == Code::FactUnknown)
+}
+
 /// The account's name, and whether it is an administrator.
 fn is_administrator(answer: &Value) -> Option<(String, bool)> {
     let table = answer.table()?;
