@@ -1,6 +1,6 @@
 //! What a package shows about its version.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, io::BufRead as _};
 
 use grayfin_types::DdbVersion;
 
@@ -81,43 +81,66 @@ pub(super) fn plugin_line(text: &str) -> Option<(String, String)> {
 }
 
 /// Looks for version-like texts in bytes that come in pieces.
+///
+/// It jumps from point to point: binaries have hundreds of megabytes, and few of their bytes are
+/// points between digits.
 #[derive(Debug, Default)]
 pub(super) struct Search {
     found: BTreeSet<String>,
-    run: Vec<u8>,
-    too_long: bool,
+    /// The end of what came before, long enough for any text that is cut there.
+    window: Vec<u8>,
+    /// Something came before the window.
+    cut_left: bool,
 }
+
+/// More than the longest text with a byte on either side.
+const CARRY: usize = 2 * TEXT_BYTES_MAX + 2;
 
 impl Search {
     pub(super) fn push(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            if byte.is_ascii_digit() || *byte == b'.' {
-                self.too_long |= self.run.len() >= TEXT_BYTES_MAX;
-                if !self.too_long {
-                    self.run.push(*byte);
-                }
-            } else if !self.run.is_empty() || self.too_long {
-                self.end_of_run();
-            }
-        }
+        self.window.extend_from_slice(bytes);
+        self.scan(false);
+        let surplus = self.window.len().saturating_sub(CARRY);
+        self.cut_left |= surplus > 0;
+        self.window.drain(..surplus);
     }
 
     pub(super) fn finish(mut self) -> BTreeSet<String> {
-        self.end_of_run();
+        self.scan(true);
         self.found
     }
 
-    fn end_of_run(&mut self) {
+    fn scan(&mut self, at_end: bool) {
+        let mut at = 0;
+        loop {
+            let mut rest = self.window.get(at..).unwrap_or_default();
+            // Reading up to a byte is the quickest search that the standard library has.
+            let Ok(count) = rest.skip_until(b'.') else { return };
+            at += count;
+            if count == 0 || self.window.get(at.saturating_sub(1)) != Some(&b'.') {
+                return;
+            }
+            at = self.around(at - 1, at_end).max(at);
+        }
+    }
+
+    /// Looks at the text around a point; returns where it ends.
+    fn around(&mut self, point: usize, at_end: bool) -> usize {
+        let part = |b: &u8| b.is_ascii_digit() || *b == b'.';
+        let (left, right) = self.window.split_at(point);
+        let before = left.iter().rev().take(TEXT_BYTES_MAX + 1).take_while(|b| part(b)).count();
+        let after = right.iter().take(TEXT_BYTES_MAX + 1).take_while(|b| part(b)).count();
+        let (begin, end) = (point - before, point + after);
+        let cut = (begin == 0 && self.cut_left) || (end == self.window.len() && !at_end);
         // Dates look like versions, but for their year.
-        if !self.too_long
+        let text = self.window.get(begin..end).filter(|_| !cut && before + after <= TEXT_BYTES_MAX);
+        if let Some(text) = text.and_then(|bytes| std::str::from_utf8(bytes).ok())
             && self.found.len() < TEXTS_MAX
-            && let Ok(text) = std::str::from_utf8(&self.run)
             && text.parse::<DdbVersion>().is_ok_and(|version| version.release()[0] < 100)
         {
             self.found.insert(text.to_owned());
         }
-        self.run.clear();
-        self.too_long = false;
+        end
     }
 }
 

@@ -107,8 +107,10 @@ impl HostSteps {
     fn take_backup(&self, ctx: &Context) -> Result<Taken, StepError> {
         let parts = self.parts(ctx)?;
         let name = self.backup_name(ctx)?;
-        let total: u64 =
-            weigh(&parts).iter().filter_map(|p| p.bytes.known().copied().flatten()).sum();
+        let weights = weigh(&parts);
+        let held = std::fs::metadata(self.interlock(ctx).held).map_or(0, |m| m.len());
+        let known = weights.iter().filter_map(|part| part.bytes.known().copied().flatten());
+        let total = known.sum::<u64>().saturating_add(held);
         // Copied, read back, and the source read once more.
         let control = watched(ctx, total.saturating_mul(3));
         let header = Header {

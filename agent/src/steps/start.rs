@@ -24,9 +24,14 @@ use crate::process::{HowRun, how::account_environment, identity::is_alive};
 /// at once and the process is theirs; a unit may have work of its own before.
 const APPEAR: Duration = Duration::from_secs(30);
 
-/// Between two orders to the leader to start nodes that have not appeared: its DolphinDB agent has to
-/// connect first, which takes a heartbeat or two.
+/// Between two orders to the leader to start nodes that have not appeared, if it may have taken the
+/// first: its DolphinDB agent has to connect first, which takes a heartbeat or two.
 const ASK_AGAIN: Duration = Duration::from_secs(3);
+
+/// The same if it did not take it, because nobody leads at that moment or the agent is not connected
+/// yet: the first of several pauses that grow to [`ASK_AGAIN`]. A node that it started in spite of its
+/// words has a process by then.
+const NOT_TAKEN_AGAIN: Duration = Duration::from_millis(100);
 
 /// What the logs' ends were before anything was started.
 const MARKS: &str = "log-marks";
@@ -242,6 +247,7 @@ impl HostSteps {
         let deadline = ctx.now()
             + Duration::from_millis(ctx.plan().policy.start_timeout_ms).min(ctx.remaining());
         let mut asked_at: Option<Instant> = None;
+        let (mut again, mut growing) = (ASK_AGAIN, NOT_TAKEN_AGAIN);
         let mut why = String::new();
         let mut pauses = Pauses::default();
         loop {
@@ -260,12 +266,20 @@ impl HostSteps {
                 let text = format!("{left} did not start through the leading controller{why}");
                 return Err(StepError::new(Code::StartFailed, text));
             }
-            if asked_at.is_none_or(|at| at.elapsed() >= ASK_AGAIN) {
-                missing.iter().for_each(|spec| ctx.node(&spec.alias, "starting"));
-                why = match ctx.until(self.nodes.ask_start(ctx, &missing)).await? {
-                    Asked::Taken => "; it took the order".to_owned(),
-                    Asked::NotTaken(text) => format!("; it did not take the order: {text}"),
-                    Asked::Unknown(text) => format!("; it is unknown what it did: {text}"),
+            if asked_at.is_none_or(|at| at.elapsed() >= again) {
+                if asked_at.is_none() {
+                    missing.iter().for_each(|spec| ctx.node(&spec.alias, "starting"));
+                }
+                (why, again) = match ctx.until(self.nodes.ask_start(ctx, &missing)).await? {
+                    Asked::Taken => ("; it took the order".to_owned(), ASK_AGAIN),
+                    Asked::NotTaken(text) => {
+                        let pause = growing;
+                        growing = (growing * 2).min(ASK_AGAIN);
+                        (format!("; it did not take the order: {text}"), pause)
+                    }
+                    Asked::Unknown(text) => {
+                        (format!("; it is unknown what it did: {text}"), ASK_AGAIN)
+                    }
                 };
                 asked_at = Some(ctx.now());
                 pauses = Pauses::default();
