@@ -5,7 +5,7 @@
 mod double;
 
 use double::{
-    Agent, CLUSTER, NEW, OLD, Site, canary,
+    CLUSTER, NEW, OLD, RunningAgent, Site, canary,
     coordinator::{Coordinator, Go},
     plan,
 };
@@ -19,10 +19,10 @@ use grayfin_types::{
 const NOTHING: Option<&Plan> = None;
 
 /// A site with a coordinator and a host agent that is connected.
-async fn connected() -> (Site, Coordinator, Agent) {
+async fn connected() -> (Site, Coordinator, RunningAgent) {
     let site = Site::new();
     let coordinator = Coordinator::start(&site).await;
-    let agent = Agent::start(&site.configure(&[coordinator.address()]));
+    let agent = RunningAgent::start(&site.configure(&[coordinator.address()]));
     coordinator.until("a session", |world| world.connected().then_some(())).await;
     (site, coordinator, agent)
 }
@@ -212,7 +212,7 @@ async fn a_coordinator_that_dies_half_way_leaves_the_host_up_and_learns_everythi
     coordinator.stop().await;
     // All nodes are down now and the agent is alone. It is even killed, and comes back alone.
     agent.kill().await;
-    let agent = Agent::start(&site.path().join("agent.toml"));
+    let agent = RunningAgent::start(&site.path().join("agent.toml"));
     double::eventually("the host is up", || site.host().all_run(NEW)).await;
     coordinator.restart().await;
     assert_eq!(coordinator.ended(5).await, SequenceState::Up);
@@ -250,7 +250,7 @@ async fn an_old_copy_of_a_ledger_only_looks() {
     let (site, mut coordinator, agent) = connected().await;
     agent.kill().await;
     let copy = std::fs::read(site.ledger()).unwrap();
-    let agent = Agent::start(&site.path().join("agent.toml"));
+    let agent = RunningAgent::start(&site.path().join("agent.toml"));
     site.host().hang("execute.stop");
     coordinator.order(OrderKind::Run, 5, Some(&plan()));
     coordinator
@@ -271,7 +271,7 @@ async fn an_old_copy_of_a_ledger_only_looks() {
             world.promises.clear();
         });
         coordinator.restart().await;
-        let agent = Agent::start(&site.path().join("agent.toml"));
+        let agent = RunningAgent::start(&site.path().join("agent.toml"));
         coordinator.until("looks", |world| (!world.host_facts.is_empty()).then_some(())).await;
         coordinator.promise(9);
         let answer = coordinator.until("promise", |world| world.promises.pop()).await;
@@ -297,7 +297,7 @@ async fn the_leader_is_found_by_what_others_say() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.local_addr().unwrap().to_string()
     };
-    let agent = Agent::start(&site.configure(&[dead, follower.address()]));
+    let agent = RunningAgent::start(&site.configure(&[dead, follower.address()]));
     leader.until("a session", |world| world.connected().then_some(())).await;
     follower.world(|world| assert!(!world.hellos.is_empty() && world.host_facts.is_empty()));
     let hello = leader.world(|world| world.hellos[0].clone());
@@ -350,7 +350,7 @@ async fn canary_orders_are_reported_with_their_number_also_after_a_restart() {
     coordinator.until("the check again", report(check)).await;
     agent.kill().await;
     coordinator.world(|world| world.canary.clear());
-    let agent = Agent::start(&site.path().join("agent.toml"));
+    let agent = RunningAgent::start(&site.path().join("agent.toml"));
     coordinator.until("the check after a restart", report(check)).await;
     // Old answers are not kept for ever.
     for epoch in 2..8 {
@@ -402,7 +402,7 @@ async fn an_abort_ends_a_step_that_hangs_and_a_panic_is_a_failed_step() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_host_agent_on_the_same_folders_ends_at_once() {
     let (site, _coordinator, agent) = connected().await;
-    let second = Agent::start(&site.path().join("agent.toml"));
+    let second = RunningAgent::start(&site.path().join("agent.toml"));
     let error = second.end().await.unwrap_err();
     assert_eq!(error.code(), Code::AgentLocked, "{error}");
     agent.kill().await;

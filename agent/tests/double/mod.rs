@@ -115,12 +115,12 @@ pub async fn serve(config: &Path) -> Result<(), serve::Error> {
 }
 
 /// A host agent in this process, with a runtime of its own so that it can be dropped dead.
-pub struct Agent {
+pub struct RunningAgent {
     runtime: Option<tokio::runtime::Runtime>,
     ended: tokio::task::JoinHandle<Result<(), serve::Error>>,
 }
 
-impl Agent {
+impl RunningAgent {
     pub fn start(config: &Path) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
@@ -146,7 +146,7 @@ impl Agent {
     }
 }
 
-impl Drop for Agent {
+impl Drop for RunningAgent {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
