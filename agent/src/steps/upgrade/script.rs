@@ -176,7 +176,11 @@ impl HostSteps {
             .map_err(crate::files::Error::at("read the attributes of", &lock.held))
             .map_err(|e| failed(&e))?;
         // `cp` gives a new file the zip's mode, which has no executable bit.
-        let attributes = Attributes { mode: attributes.mode | 0o111 & 0o755, ..attributes };
+        let new = fs::symlink_metadata(&lock.open)
+            .map_err(crate::files::Error::at("look at", &lock.open))
+            .map_err(|e| failed(&e))?;
+        let mtime_ns = crate::files::modified_ns(&new);
+        let attributes = Attributes { mode: attributes.mode | 0o111, mtime_ns, ..attributes };
         let set = disk.set_attributes(&lock.open, &attributes, Owners::WhereAllowed);
         set.map_err(crate::files::Error::at("set owner and mode of", &lock.open))
             .map_err(|e| failed(&e))?;
