@@ -329,6 +329,20 @@ async fn an_abort_ends_a_wait_at_once() {
 }
 
 #[tokio::test]
+async fn a_leader_that_does_not_take_the_order_to_start_is_soon_asked_again() {
+    let host = Host::new("node");
+    host.start_all().await;
+    host.run_to(Step::Upgrade).await;
+    host.fake.set(|inner| inner.starts_refused = 3);
+    let begun = std::time::Instant::now();
+    host.run(Step::Start).await.unwrap();
+    assert_eq!(host.fake.get(|inner| inner.start_orders), 4);
+    // Three pauses of 3 s, as after an order that may have been taken, would be 9 s.
+    assert!(begun.elapsed() < Duration::from_secs(9), "{:?}", begun.elapsed());
+    host.end_all().await;
+}
+
+#[tokio::test]
 async fn nodes_under_units_are_stopped_and_started_through_them() {
     let mut host = Host::new("node");
     let units = host.path("units-home");

@@ -412,8 +412,8 @@ pub(crate) struct Inner {
     pub(crate) guards: usize,
     /// The controller takes orders to stop.
     pub(crate) stops_through_controller: bool,
-    /// The controller does not take orders to start.
-    pub(crate) start_refused: bool,
+    /// So many orders to start are not taken by the controller.
+    pub(crate) starts_refused: usize,
     /// A version that is told instead of the real one.
     pub(crate) lie: Option<String>,
     pub(crate) memory: Vec<MemoryObject>,
@@ -507,7 +507,7 @@ impl Nodes for FakeNodes {
 
     fn ask_start<'a>(&'a self, ctx: &'a Context, _: &'a [NodeSpec]) -> Boxed<'a, Asked> {
         self.set(|inner| inner.start_orders += 1);
-        if self.get(|inner| inner.start_refused) {
+        if self.get(|inner| inner.start_orders <= inner.starts_refused) {
             return Box::pin(std::future::ready(Asked::NotTaken("test".into())));
         }
         Box::pin(async move {
