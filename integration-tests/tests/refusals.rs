@@ -13,8 +13,8 @@ use grayfin_types::plan::PlanAnswer;
 use grayfin_types::status::RolloutState;
 use integration_tests::binaries::Binaries;
 use integration_tests::packages::Packages;
-use integration_tests::suite::{self, Changed, FROM, Refusal, TO};
-use integration_tests::{Lab, Options, Target};
+use integration_tests::suite::{self, Changed, FROM, NOTICE_LIMIT, Refusal, TO};
+use integration_tests::{Lab, Options, Target, wait};
 use standin::config::Role;
 use standin::package::{Content, License, PackageFile, Release};
 
@@ -295,10 +295,15 @@ async fn one_replica_host(lab: &Lab) -> anyhow::Result<()> {
     // Six data nodes and no rule that keeps replicas apart: of sixty chunks some have both on one host.
     let make = "db = database(\"dfs://near\", VALUE, 1..60); \
                 t = table(1:0, [`part, `x], [INT, INT]); \
-                db.createPartitionedTable(t, `rows, `part); \
-                tableInsert(loadTable(\"dfs://near\", \"rows\"), table(1..60 as part, 1..60 as x))";
+                db.createPartitionedTable(t, `rows, `part)";
+    let fill = "tableInsert(loadTable(\"dfs://near\", \"rows\"), table(1..60 as part, 1..60 as x))";
     let client = lab.ddb("node43")?.within(Duration::from_secs(60));
     client.run(make).await?;
+    // On a busy machine a node may be too late for the transaction, which is then rolled back.
+    wait::until("sixty partitions", NOTICE_LIMIT, || async {
+        client.run(fill).await.map_err(|error| format!("{error:#}"))
+    })
+    .await?;
     lab.wait_healthy().await?;
     let controller = lab.ddb(lab.leader(lab.cluster()).await?.alias())?;
     let places = controller
