@@ -118,7 +118,10 @@ fn every_error_code_has_its_page_and_no_page_is_left_over() {
 
 #[test]
 fn our_types_never_take_the_words_that_dolphindb_has_taken() {
-    for (path, text) in every_source() {
+    // The stand-in may: there they mean what they mean in DolphinDB.
+    let stand_in = root().join("integration-tests");
+    for (path, text) in every_source().into_iter().filter(|(path, _)| !path.starts_with(&stand_in))
+    {
         for line in text.lines() {
             for word in [
                 "struct Agent",
