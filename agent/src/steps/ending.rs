@@ -61,7 +61,7 @@ pub(super) async fn end(ctx: &Context, processes: &[Ending]) -> Result<String, S
 }
 
 /// Waits for each; returns those that remain.
-async fn wait_gone(
+pub(super) async fn wait_gone(
     ctx: &Context,
     processes: &[Ending],
     limit: Duration,

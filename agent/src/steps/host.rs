@@ -2,11 +2,12 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
-use grayfin_types::{Code, NodeAlias, facts::NodeRole, step::Step};
+use grayfin_types::{Code, NodeAlias, Token, facts::NodeRole, step::Step};
+use tokio::time::Instant;
 
 use super::{
     Context, Executor, Precheck, Seen, StepError,
@@ -62,6 +63,18 @@ pub struct HostSteps {
     pub(super) nodes: Arc<dyn Nodes>,
     pub(super) disk: Arc<dyn Disk>,
     pub(super) launcher: Launcher,
+    /// The staged package that was read through last; see [`Proven`].
+    pub(super) proven: Arc<Mutex<Option<Proven>>>,
+}
+
+/// A staged package that the precheck has just read through. Its verification is next and need not read
+/// it again: that takes a second for a package of a gigabyte, under the hold.
+#[derive(Debug)]
+pub(super) struct Proven {
+    pub(super) place: PathBuf,
+    pub(super) token: Token,
+    pub(super) files: u64,
+    pub(super) at: Instant,
 }
 
 impl std::fmt::Debug for HostSteps {
@@ -73,7 +86,12 @@ impl std::fmt::Debug for HostSteps {
 impl HostSteps {
     /// Makes them for one installation's nodes.
     pub fn new(nodes: Arc<dyn Nodes>) -> Self {
-        Self { nodes, disk: Arc::new(RealDisk), launcher: Launcher::default() }
+        Self {
+            nodes,
+            disk: Arc::new(RealDisk),
+            launcher: Launcher::default(),
+            proven: Arc::default(),
+        }
     }
 
     /// Uses another disk, for tests.

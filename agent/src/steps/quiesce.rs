@@ -10,16 +10,15 @@ use grayfin_types::{
 
 use super::{
     Context, Go, Precheck, Seen, StepError,
-    ending::{Ending, end},
+    ending::{Ending, end, wait_gone},
     guard::all_nodes,
     host::{HostSteps, file_error, names, place, process_error, works_on_data},
     nodes::{Asked, NodeHere},
-    waiting::Pauses,
 };
 use crate::{
     backup::Part,
     files::write_durably,
-    process::{self, HowRun, boot_id, identity::is_alive, units::UnitState},
+    process::{self, HowRun, boot_id, units::UnitState},
 };
 
 /// How the nodes ran before anything was touched.
@@ -251,13 +250,9 @@ impl HostSteps {
     ) -> Result<String, StepError> {
         let why = match ctx.until(self.nodes.ask_stop(ctx, specs)).await? {
             Asked::Taken => {
-                let limit = ctx.now() + BY_CONTROLLER;
-                let mut pauses = Pauses::default();
-                while ctx.now() < limit {
-                    if !any_alive(running)? {
-                        return Ok("stopped through the controller".to_owned());
-                    }
-                    pauses.pause(ctx).await?;
+                let left = wait_gone(ctx, &endings(running), BY_CONTROLLER).await?;
+                if left.is_empty() {
+                    return Ok("stopped through the controller".to_owned());
                 }
                 return Ok("asked through the controller, and by signal after 10 s".to_owned());
             }
@@ -273,14 +268,7 @@ impl HostSteps {
         ctx: &Context,
         nodes: &[NodeHere],
     ) -> Result<String, StepError> {
-        let what: Vec<Ending> = nodes
-            .iter()
-            .filter_map(|node| {
-                let identity = node.process.clone()?;
-                Some(Ending { name: node.spec.alias.to_string(), identity })
-            })
-            .collect();
-        end(ctx, &what).await
+        end(ctx, &endings(nodes)).await
     }
 }
 
@@ -298,14 +286,13 @@ fn units_of(how: &[HowRun]) -> Vec<String> {
     units
 }
 
-fn any_alive(nodes: &[NodeHere]) -> Result<bool, StepError> {
-    for identity in nodes.iter().filter_map(|node| node.process.as_ref()) {
-        let alive = is_alive(identity);
-        if alive.map_err(|e| process_error(&e, "look at a process"))? {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+/// Those that have a process.
+fn endings(nodes: &[NodeHere]) -> Vec<Ending> {
+    let one = |node: &NodeHere| {
+        let identity = node.process.clone()?;
+        Some(Ending { name: node.spec.alias.to_string(), identity })
+    };
+    nodes.iter().filter_map(one).collect()
 }
 
 /// Roles that are not data's or computation's.

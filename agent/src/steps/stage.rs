@@ -1,14 +1,19 @@
 //! Step `stage`: the package on the host, proven and unpacked, and room for everything that follows,
 //! before anything is disturbed (S5).
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::PoisonError,
+    time::Duration,
+};
 
 use grayfin_types::{Code, facts::BackupClass, plan::UpgradeMode};
 
 use super::{
     Context, Precheck, Seen, StepError,
     host::{
-        HostSteps, backup_error, control, file_error, package_error, process_error, shown, watched,
+        HostSteps, Proven, backup_error, control, file_error, package_error, process_error, shown,
+        watched,
     },
     upgrade::OLD_PREFIX,
 };
@@ -27,6 +32,10 @@ const PACE: u64 = 64 << 20;
 /// kilobyte; this is a thousand times that.
 const LEDGER_BYTES: u64 = 16 << 20;
 
+/// How old the precheck's proof may be for the verification that follows it: one entry of the ledger
+/// lies between the two.
+const PROVEN_MAX: Duration = Duration::from_secs(5);
+
 /// The override that leaves out parts of class *should*.
 const WITHOUT_SHOULD: &str = "backup-should";
 
@@ -36,14 +45,31 @@ impl HostSteps {
         let staged = ctx
             .blocking(move |ctx| {
                 let Some(staged) = this.staged(ctx)? else { return Ok(false) };
-                Ok(staged.verify(&*this.disk, &control(ctx)).is_ok())
+                let Ok(compared) = staged.verify(&*this.disk, &control(ctx)) else {
+                    return Ok(false);
+                };
+                this.remember_proven(ctx, compared.files);
+                Ok(true)
             })
             .await?;
-        if !staged {
-            return Ok(Precheck::Ready);
-        }
-        let need = self.room(ctx, None).await?;
-        Ok(Precheck::AlreadyDone(format!("the package is unpacked and whole; {need}").into()))
+        // Whether there is room for what follows is verified next.
+        let done = || Precheck::AlreadyDone("the package is unpacked and whole".into());
+        Ok(if staged { done() } else { Precheck::Ready })
+    }
+
+    fn remember_proven(&self, ctx: &Context, files: u64) {
+        let (place, token, at) = (self.stage_place(ctx), ctx.token(), ctx.now());
+        let mut last = self.proven.lock().unwrap_or_else(PoisonError::into_inner);
+        *last = Some(Proven { place, token, files, at });
+    }
+
+    /// Files that the precheck of this very sequence has just read through; once.
+    fn just_proven(&self, ctx: &Context) -> Option<u64> {
+        let mut last = self.proven.lock().unwrap_or_else(PoisonError::into_inner);
+        let proven = last.take()?;
+        let same = proven.token == ctx.token() && proven.place == self.stage_place(ctx);
+        let fresh = ctx.now().duration_since(proven.at) <= PROVEN_MAX;
+        (same && fresh).then_some(proven.files)
     }
 
     pub(super) async fn stage(&self, ctx: &Context) -> Result<Seen, StepError> {
@@ -75,14 +101,19 @@ impl HostSteps {
                     let text = "the package is not unpacked, or not the plan's";
                     return Err(StepError::new(Code::PackageMissing, text));
                 };
-                let control = watched(ctx, ctx.plan().package.bytes);
-                let compared =
-                    staged.verify(&*this.disk, &control).map_err(|e| package_error(ctx, &e))?;
+                let files = match this.just_proven(ctx) {
+                    Some(files) => files,
+                    None => {
+                        let control = watched(ctx, ctx.plan().package.bytes);
+                        let compared = staged.verify(&*this.disk, &control);
+                        compared.map_err(|e| package_error(ctx, &e))?.files
+                    }
+                };
                 let change = match ctx.plan().mode {
                     UpgradeMode::Native => this.try_native(ctx, &staged)?,
                     UpgradeMode::Script => "the site's script will replace the software".to_owned(),
                 };
-                Ok(format!("{} files verified; {change}", compared.files))
+                Ok(format!("{files} files verified; {change}"))
             })
             .await?;
         let need = self.room(ctx, None).await?;
