@@ -11,7 +11,7 @@ use grayfin_types::{
     facts::{NodeRole, NodeSpec},
     status::CanaryStatus,
 };
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::journal::{Entry, Journal, Told};
 use super::table::{Batch, PARTS, Target, column_epoch};
@@ -53,6 +53,8 @@ pub(super) struct Shown {
     state: Mutex<State>,
     /// Milliseconds in all that the writer itself was held up.
     stalled_ms: AtomicU64,
+    /// The first row was acknowledged, or the first after a problem: somebody waits for it.
+    pub(super) news: Notify,
 }
 
 #[derive(Debug)]
@@ -80,7 +82,7 @@ impl Shown {
         let last_ack = resumed.then(|| (Instant::now(), 0));
         let started = Instant::now();
         let state = State { tally, last_ack, in_flight: 0, problem: None, started, broken: false };
-        Self { state: Mutex::new(state), stalled_ms: AtomicU64::new(0) }
+        Self { state: Mutex::new(state), stalled_ms: AtomicU64::new(0), news: Notify::new() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -135,6 +137,9 @@ impl Shown {
         let mut state = self.state();
         let gap = self.gap_ms(&state);
         state.tally.acknowledged(batch.from, batch.to, millis(took), gap);
+        if state.last_ack.is_none() || state.problem.is_some() {
+            self.news.notify_one();
+        }
         state.last_ack = Some((Instant::now(), stalled));
         state.in_flight = 0;
         state.problem = None;
@@ -546,6 +551,30 @@ mod tests {
         let mut slow = Pace::new(1);
         assert_eq!(slow.take(), 1);
         assert!(slow.next() > Instant::now() + Duration::from_millis(900));
+    }
+
+    #[tokio::test]
+    async fn only_the_first_row_and_the_first_after_a_problem_are_news() {
+        let dir = tempfile::tempdir().unwrap();
+        let spec = grayfin_types::plan::CanarySpec::New { rows_per_second: 50 };
+        let order = grayfin_types::plan::CanaryOrder {
+            rollout: grayfin_types::RolloutId::new("r1").unwrap(),
+            epoch: 1,
+            spec,
+        };
+        let (_, told) = Journal::open(&dir.path().join("j"), &order).unwrap();
+        let shown = Shown::new(&told);
+        let news = async || tokio::time::timeout(Duration::ZERO, shown.news.notified()).await;
+        let row =
+            |from| shown.acknowledged(&Batch { from, to: from + 1, part: 0, attempt: 1 }, PULSE);
+        assert!(news().await.is_err());
+        row(0);
+        assert!(news().await.is_ok());
+        row(1);
+        assert!(news().await.is_err());
+        shown.problem("for a moment".to_owned());
+        row(2);
+        assert!(news().await.is_ok());
     }
 
     #[test]
