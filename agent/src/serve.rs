@@ -1,11 +1,11 @@
 //! The running host agent: locks, ledger, loops. Stopping it, in whatever way, stops no DolphinDB
 //! node and releases nothing.
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use grayfin_proto::v1;
 use grayfin_types::{Code, Generation};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
     config::Settings,
@@ -53,6 +53,26 @@ impl Error {
     }
 }
 
+/// How long a host agent waits for another one's locks. One that was killed may take a moment to be
+/// gone for good: the kernel gives its locks back when the last of its threads has ended.
+const LOCK_PATIENCE: Duration = Duration::from_secs(3);
+/// Between two tries.
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
+
+/// Takes the locks, or says who has them.
+async fn take_locks(settings: &Settings) -> Result<Locks, ledger::Error> {
+    let until = Instant::now() + LOCK_PATIENCE;
+    loop {
+        let folders = settings.installations.iter().map(|i| i.server_dir.as_path());
+        match Locks::take(&settings.state_dir, folders) {
+            Err(ledger::Error::Locked { .. }) if Instant::now() < until => {
+                tokio::time::sleep(LOCK_PAUSE).await;
+            }
+            taken => return taken,
+        }
+    }
+}
+
 /// What observes and acts; tests put doubles in.
 #[derive(Debug)]
 pub struct Hands<E, L, C> {
@@ -78,8 +98,7 @@ where
 {
     std::fs::create_dir_all(&settings.state_dir)
         .map_err(|source| Error::StateDir { folder: settings.state_dir.clone(), source })?;
-    let folders = settings.installations.iter().map(|i| i.server_dir.as_path());
-    let _locks = Locks::take(&settings.state_dir, folders)?;
+    let _locks = take_locks(&settings).await?;
     let boot_id = crate::boot::life().map_err(Error::Boot)?;
     let ledger = Arc::new(Ledger::open(&settings.state_dir, &settings.host)?);
     tracing::info!(

@@ -342,7 +342,10 @@ impl Lab {
         for (alias, version) in self.versions().await? {
             ensure!(version == to, "`{alias}` answers {version}, not {to}");
         }
-        ensure!(seen.overlaps().is_empty(), "two hosts at once: {:?}", seen.overlaps());
+        let down: Vec<String> =
+            seen.nodes.iter().map(|node| format!("{} {:?}", node.alias, node.down)).collect();
+        let overlaps = seen.overlaps();
+        ensure!(overlaps.is_empty(), "two hosts at once: {overlaps:?}; down: {}", down.join(", "));
         ensure!(status.canary.lost == 0, "{:?}", status.canary);
         Ok(status)
     }

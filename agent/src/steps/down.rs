@@ -8,7 +8,6 @@ use grayfin_types::{Code, NodeAlias, facts::NodeRole};
 use super::{
     Context, Precheck, Seen, StepError,
     ending::{Ending, end},
-    guard::all_nodes,
     host::{HostSteps, place, process_error},
     nodes::NodeHere,
     quiesce::controls,
@@ -103,8 +102,7 @@ impl HostSteps {
     /// One down action: go, guard, intent, and at once the act.
     async fn take_down(&self, ctx: &Context, nodes: &[NodeHere]) -> Result<(), StepError> {
         let aliases: Vec<NodeAlias> = nodes.iter().map(|node| node.spec.alias.clone()).collect();
-        let go = ctx.ask_go(&aliases).await?;
-        ctx.until(self.nodes.guard(ctx, &all_nodes(ctx))).await??;
+        let (go, _seen) = self.may_go(ctx, &aliases).await?;
         self.going_down(ctx, go)?;
         place("step.stop.going_down");
         aliases.iter().for_each(|alias| ctx.node(alias, "stopping"));
@@ -141,8 +139,7 @@ impl HostSteps {
             return Err(StepError::new(Code::StopScriptTooWide, text));
         }
         let aliases: Vec<NodeAlias> = running.iter().map(|node| node.spec.alias.clone()).collect();
-        let go = ctx.ask_go(&aliases).await?;
-        ctx.until(self.nodes.guard(ctx, &all_nodes(ctx))).await??;
+        let (go, _seen) = self.may_go(ctx, &aliases).await?;
         self.going_down(ctx, go)?;
         place("step.stop.going_down");
         let helper = self.helper(ctx);

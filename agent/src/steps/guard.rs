@@ -1,8 +1,16 @@
 //! Step `guard`: may this host go down, as seen from here, now (S4)? It changes nothing.
 
+use std::time::Duration;
+
 use grayfin_types::{Code, NodeAlias};
 
-use super::{Context, Precheck, Seen, StepError, host::HostSteps, interlock::Lock};
+use super::{Context, Go, Precheck, Seen, StepError, host::HostSteps, interlock::Lock};
+
+/// How long a no is asked again: longer than DolphinDB takes to notice that a node is back (8 s by
+/// default), short beside what a host may be down.
+const NO_PATIENCE: Duration = Duration::from_secs(10);
+/// Between two questions: each go that is denied is an event.
+const NO_PAUSE: Duration = Duration::from_secs(1);
 
 impl HostSteps {
     pub(super) async fn check_guard(&self, ctx: &Context) -> Result<Precheck, StepError> {
@@ -28,9 +36,33 @@ impl HostSteps {
 
     pub(super) async fn guard(&self, ctx: &Context) -> Result<Seen, StepError> {
         // Asked here too, so that a rollout that may not go on ends before anything is prepared.
-        let all = all_nodes(ctx);
-        drop(ctx.ask_go(&all).await?);
-        ctx.until(self.nodes.guard(ctx, &all)).await?
+        let (_go, seen) = self.may_go(ctx, &all_nodes(ctx)).await?;
+        Ok(seen)
+    }
+
+    /// Asks for a go to take `nodes` down, and judges from here as if all of this host were gone. A
+    /// node may be silent for a moment, a chunk between two versions: a no is asked again, the go
+    /// with it, before it counts.
+    pub(super) async fn may_go(
+        &self,
+        ctx: &Context,
+        nodes: &[NodeAlias],
+    ) -> Result<(Go, Seen), StepError> {
+        let until = ctx.now() + NO_PATIENCE;
+        loop {
+            let no = match ctx.ask_go(nodes).await {
+                Ok(go) => match ctx.until(self.nodes.guard(ctx, &all_nodes(ctx))).await? {
+                    Ok(seen) => return Ok((go, seen)),
+                    Err(no) => no,
+                },
+                Err(no) if no.code == Code::NoGo => no,
+                Err(other) => return Err(other),
+            };
+            if ctx.now() >= until {
+                return Err(no);
+            }
+            ctx.until(tokio::time::sleep(NO_PAUSE)).await?;
+        }
     }
 
     pub(super) async fn verify_guard(&self, ctx: &Context) -> Result<Seen, StepError> {
@@ -41,6 +73,6 @@ impl HostSteps {
 }
 
 /// Every node of this host: each down action is judged as if all of them were gone.
-pub(super) fn all_nodes(ctx: &Context) -> Vec<NodeAlias> {
+fn all_nodes(ctx: &Context) -> Vec<NodeAlias> {
     ctx.host_plan().nodes.iter().map(|node| node.alias.clone()).collect()
 }

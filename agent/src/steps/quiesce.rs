@@ -11,7 +11,6 @@ use grayfin_types::{
 use super::{
     Context, Go, Precheck, Seen, StepError,
     ending::{Ending, end, wait_gone},
-    guard::all_nodes,
     host::{HostSteps, file_error, names, place, process_error, works_on_data},
     nodes::{Asked, NodeHere},
 };
@@ -63,8 +62,7 @@ impl HostSteps {
         let flushed = ctx.until(self.nodes.flush(ctx, &specs)).await??;
 
         let aliases: Vec<NodeAlias> = specs.iter().map(|spec| spec.alias.clone()).collect();
-        let go = ctx.ask_go(&aliases).await?;
-        ctx.until(self.nodes.guard(ctx, &all_nodes(ctx))).await??;
+        let (go, _seen) = self.may_go(ctx, &aliases).await?;
         self.going_down(ctx, go)?;
         place("step.quiesce.going_down");
         aliases.iter().for_each(|alias| ctx.node(alias, "stopping"));
