@@ -51,8 +51,19 @@ pub(super) fn identify(pid: i32, watched: &[Watched]) -> Option<Found> {
         return None;
     }
     let arguments = processes::arguments(pid);
+    if is_copy_of_parent(pid, &program, &arguments) {
+        return None;
+    }
     let node = watched.iter().position(|node| is_node(node, folder, &arguments))?;
     Some(Found { process: ProcessId::of(pid)?, node })
+}
+
+/// A DolphinDB agent starts nodes by making a copy of itself that then becomes the node: until it has,
+/// it looks like its parent.
+fn is_copy_of_parent(pid: i32, program: &Path, arguments: &[String]) -> bool {
+    let Some(parent) = processes::stat(pid).map(|stat| stat.parent) else { return false };
+    processes::executable(parent).is_some_and(|it| it == program)
+        && processes::arguments(parent) == arguments
 }
 
 /// Controllers and DolphinDB agents are one per installation; the others are told apart by alias.
