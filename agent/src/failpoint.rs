@@ -8,9 +8,12 @@
 //! process stand still (SIGSTOP) when it first reaches each of these places, so that a test can do
 //! something meanwhile and let it go on (SIGCONT).
 
-use std::sync::{
-    Mutex, OnceLock, PoisonError,
-    atomic::{AtomicU32, Ordering},
+use std::{
+    sync::{
+        Mutex, OnceLock, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
 };
 
 use grayfin_agent_core::{
@@ -34,6 +37,9 @@ pub const TARGET: &str = "grayfin_failpoint";
 
 /// Actions that surround each step.
 const ACTS: [&str; 4] = ["settle", "check", "execute", "verify"];
+
+/// In this time a process that was sent SIGSTOP has stopped.
+const STOPS_WITHIN: Duration = Duration::from_millis(500);
 
 struct Armed {
     name: String,
@@ -76,13 +82,20 @@ fn is_stop(parts: &[&str]) -> bool {
     place.map(|place| left.remove(place)).is_some()
 }
 
-/// Stands still until somebody sends SIGCONT.
+#[expect(clippy::disallowed_methods, reason = "nothing may run while it is stopped")]
+fn wait_for_stop() {
+    std::thread::sleep(STOPS_WITHIN);
+}
+
+/// Stands still until somebody sends SIGCONT. Another thread than this one may be the one that
+/// takes the signal, and this one must not run on until the whole process has stopped.
 fn stand_still(place: &str) {
     tracing::warn!(place, "stop point reached");
     let own = rustix::process::getpid();
     if let Err(error) = rustix::process::kill_process(own, rustix::process::Signal::STOP) {
         tracing::error!(place, %error, "the process cannot stand still");
     }
+    wait_for_stop();
 }
 
 /// Ends the process if this is the place, or lets it stand still. Steps may have places of their

@@ -264,6 +264,39 @@ async fn an_upgrade_that_breaks_at_any_operation_is_undone() {
 }
 
 #[tokio::test]
+async fn an_upgrade_that_was_interrupted_at_any_operation_is_completed() {
+    let mut host = Host::new("node");
+    host.start_all().await;
+    host.run_to(Step::Backup).await;
+    fs::create_dir(host.path("trash")).unwrap();
+    let steps = host.steps.clone();
+    let (mut at, mut without_executable) = (0, 0);
+    loop {
+        let disk = Arc::new(FaultyDisk::new(
+            &host.path("trash"),
+            Fault::At(at, io::ErrorKind::StorageFull),
+        ));
+        host.steps = steps.clone().with_disk(disk.clone());
+        let result = host.run(Step::Upgrade).await;
+        host.steps = steps.clone();
+        if disk.operations() <= at {
+            result.unwrap();
+            break;
+        }
+        result.unwrap_err();
+        let held = host.installation.server_dir.join(".grayfin-held/node");
+        without_executable += usize::from(!held.exists());
+        host.run(Step::Upgrade).await.unwrap_or_else(|e| panic!("operation {at}: {e}"));
+        host.undo(Step::Upgrade).await.unwrap();
+        host.double.undone(Step::Upgrade);
+        at += 1;
+    }
+    assert!(without_executable > 0, "the moment between the two executables was never met");
+    host.run_to(Step::Join).await;
+    host.end_all().await;
+}
+
+#[tokio::test]
 async fn changed_metadata_stops_the_way_back() {
     let host = Host::new("node");
     host.start_all().await;

@@ -2,10 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
 use serde::{Deserialize, Serialize};
+
+/// How long a program just written may stay busy.
+const WRITTEN_WITHIN: Duration = Duration::from_secs(3);
 
 /// A process, told apart from a later one with the same number by when it started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -181,6 +187,26 @@ fn parse_listening(line: &str) -> Option<String> {
     let [a, b, c, d] = u32::from_str_radix(address, 16).ok()?.to_le_bytes();
     let port = u16::from_str_radix(port, 16).ok()?;
     Some(format!("{a}.{b}.{c}.{d}:{port}"))
+}
+
+/// Starts a process. Whoever wrote the program a moment ago may have started something else just
+/// then, which holds the file open for writing until it runs: that passes.
+///
+/// # Errors
+/// As [`std::process::Command::spawn`].
+#[expect(clippy::disallowed_methods, reason = "a moment, in the thread that starts a process")]
+pub fn spawn(command: &mut Command) -> io::Result<Child> {
+    let until = Instant::now() + WRITTEN_WITHIN;
+    loop {
+        match command.spawn() {
+            Err(error)
+                if error.kind() == io::ErrorKind::ExecutableFileBusy && Instant::now() < until =>
+            {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            other => return other,
+        }
+    }
 }
 
 #[cfg(test)]

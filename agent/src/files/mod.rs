@@ -26,6 +26,7 @@ pub use attributes::{Attributes, Owners, modified_ns};
 pub use compare::{Compared, Comparison, Difference};
 pub use control::{Control, Stop};
 pub use copy::{Copied, Copier, Durability, make_durable};
+pub(crate) use hash::BLOCK;
 pub use hash::{Hasher, HashingReader, hash_file, hex};
 pub use manifest::{ManifestError, read_manifest, write_manifest};
 pub use name::{decode_path, encode_path};

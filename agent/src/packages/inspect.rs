@@ -14,7 +14,7 @@ use super::{
     BINARY, Error, Hints, TOP, Verdict,
     hints::{Search, plugin_line},
 };
-use crate::files::{self, Control, Disk, hash_file};
+use crate::files::{self, BLOCK, Control, Disk, hash_file};
 
 /// A real package has a few thousand entries.
 const ENTRIES_MAX: usize = 200_000;
@@ -215,7 +215,7 @@ pub(super) fn read_entry<R: Read + Seek>(
     let name = expected.path.display().to_string();
     let damaged = |e: &dyn std::fmt::Display| corrupt(path, format!("`{name}` is damaged: {e}"));
     let mut file = archive.by_index(at).map_err(|e| damaged(&e))?;
-    let mut buffer = vec![0; 1 << 18];
+    let mut buffer = vec![0; BLOCK];
     let mut length = 0_u64;
     loop {
         let count = file.read(&mut buffer).map_err(|e| damaged(&e))?;

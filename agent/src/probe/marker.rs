@@ -24,7 +24,7 @@ const MARKERS: [&str; 2] =
 /// for long wrote its marker long ago, and a look must stay cheap.
 const FIRST_LOOK_BYTES: u64 = 16 << 20;
 /// Read at once.
-const BLOCK: usize = 256 * 1024;
+const BLOCK: usize = 64 * 1024;
 /// A longer line is cut: its beginning holds time stamp and marker.
 const LINE_MAX: usize = 4096;
 /// Slack between the kernel's tick count and the log's wall clock.

@@ -9,7 +9,7 @@ use std::{
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
@@ -31,6 +31,12 @@ const SEAL_HEAD: usize = 5;
 
 /// Waiting for a support person's `sqlite3` that holds a lock for a moment.
 const BUSY_MAX: Duration = Duration::from_secs(5);
+
+/// Waiting for another coordinator's lock: of one that was killed the kernel gives it back when the
+/// last of its threads has ended, a moment later.
+const LOCK_PATIENCE: Duration = Duration::from_secs(3);
+/// Between two tries.
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 const SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS meta(k TEXT PRIMARY KEY, v BLOB NOT NULL) STRICT, WITHOUT ROWID;
@@ -241,6 +247,7 @@ fn guard(mutex: &Mutex<Connection>) -> MutexGuard<'_, Connection> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+#[expect(clippy::disallowed_methods, reason = "before anything else runs in this process")]
 fn take_lock(dir: &Path) -> Result<fs::File, Error> {
     let folder = |source| Error::Folder { folder: dir.to_owned(), source };
     let lock = fs::OpenOptions::new()
@@ -250,10 +257,18 @@ fn take_lock(dir: &Path) -> Result<fs::File, Error> {
         .mode(0o600)
         .open(dir.join("coordinator.lock"))
         .map_err(folder)?;
-    match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(lock),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::Busy { folder: dir.to_owned() }),
-        Err(errno) => Err(folder(errno.into())),
+    let until = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(lock),
+            Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < until => {
+                std::thread::sleep(LOCK_PAUSE);
+            }
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                return Err(Error::Busy { folder: dir.to_owned() });
+            }
+            Err(errno) => return Err(folder(errno.into())),
+        }
     }
 }
 

@@ -21,6 +21,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
 use super::protocol::{Command, Finished, Request, Response};
+use crate::processes;
 
 /// Name of the socket, in the machine's folder.
 pub(super) const SOCKET: &str = "init.sock";
@@ -143,7 +144,7 @@ fn switch_off() {
     if rustix::process::getpid() != Pid::INIT
         && let Some(own) = i32::try_from(std::process::id()).ok()
     {
-        for process in crate::processes::descendants(own) {
+        for process in processes::descendants(own) {
             process.signal(Signal::KILL);
         }
     }
@@ -186,7 +187,8 @@ fn start(command: &Command, log: &Path) -> anyhow::Result<Pid> {
 
 fn spawn(command: &Command, output: File) -> anyhow::Result<Pid> {
     let (program, arguments) = command.argv.split_first().context("nothing to start")?;
-    let child = std::process::Command::new(program)
+    let mut starting = std::process::Command::new(program);
+    starting
         .args(arguments)
         .current_dir(&command.cwd)
         .env_clear()
@@ -194,8 +196,8 @@ fn spawn(command: &Command, output: File) -> anyhow::Result<Pid> {
         .stdin(Stdio::null())
         .stdout(output.try_clone()?)
         .stderr(output)
-        .process_group(0)
-        .spawn()
+        .process_group(0);
+    let child = processes::spawn(&mut starting)
         .with_context(|| format!("start `{program}` in `{}`", command.cwd.display()))?;
     let number = i32::try_from(child.id()).context("a process number out of range")?;
     Pid::from_raw(number).context("a process number of zero")

@@ -159,7 +159,7 @@ impl Machine {
             .stdin(claim.map_or_else(Stdio::null, Stdio::from))
             .stdout(log.try_clone()?)
             .stderr(log);
-        let mut child = outer.spawn().with_context(|| format!("start `{lab}`"))?;
+        let mut child = processes::spawn(&mut outer).with_context(|| format!("start `{lab}`"))?;
         let outer_pid = i32::try_from(child.id()).context("a process number out of range")?;
         // Whoever started it has to take its exit, however long it lives.
         std::thread::Builder::new()

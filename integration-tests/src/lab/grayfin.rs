@@ -121,6 +121,7 @@ impl Lab {
             let scaled = (documented * self.spec.options.time_scale) as i64;
             Value::Integer(scaled.max(1))
         };
+        let look_interval_ms = i64::from(self.spec.options.look_interval_ms);
         let mut policy = Table::from_iter(
             [
                 // 20 s at documented timing: a person trying things does not want to wait a minute.
@@ -128,7 +129,8 @@ impl Lab {
                 // Two election ticks.
                 ("leader_settled_ms", scaled(16_000.0)),
                 ("constructing_look_ms", scaled(10_000.0)),
-                ("fact_age_max_ms", Value::Integer(5_000)),
+                // Three looks at least, as the shipped defaults have it.
+                ("fact_age_max_ms", Value::Integer(look_interval_ms.saturating_mul(3).max(5_000))),
                 ("free_floor_bytes", Value::Integer(1 << 20)),
             ]
             .map(|(key, value)| (key.to_owned(), value)),

@@ -61,7 +61,7 @@ impl HostSteps {
 
     pub(super) async fn upgrade(&self, ctx: &Context) -> Result<Seen, StepError> {
         self.nothing_runs(ctx)?;
-        if self.interlock(ctx).look() != Lock::On {
+        if !self.is_locked(ctx)? {
             let text = "the interlock is not on: the backup has to be taken again";
             return Err(StepError::new(Code::UpgradeFailed, text));
         }
@@ -111,6 +111,17 @@ impl HostSteps {
             Ok(format!("{done}; software and metadata equal the backup").into())
         })
         .await
+    }
+
+    /// Tells whether nothing can be started: the executable is held, or it is in neither place
+    /// because a replacement was interrupted between taking the old one away and bringing the new
+    /// one.
+    fn is_locked(&self, ctx: &Context) -> Result<bool, StepError> {
+        Ok(match self.interlock(ctx).look() {
+            Lock::On => true,
+            Lock::Neither => ctx.plan().mode == UpgradeMode::Native && self.is_listed(ctx)?,
+            Lock::Off | Lock::Both => false,
+        })
     }
 
     fn staged_for_upgrade(&self, ctx: &Context) -> Result<Staged, StepError> {

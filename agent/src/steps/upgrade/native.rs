@@ -99,6 +99,11 @@ impl HostSteps {
         Ok(self.load(ctx)?.map(|list| list.notes).unwrap_or_default())
     }
 
+    /// Tells whether this sequence has made its list of operations.
+    pub(super) fn is_listed(&self, ctx: &Context) -> Result<bool, StepError> {
+        Ok(self.load(ctx)?.is_some())
+    }
+
     pub(super) fn undo_native(&self, ctx: &Context) -> Result<usize, StepError> {
         let Some(list) = self.load(ctx)? else { return Ok(0) };
         let ground = self.ground(ctx);
