@@ -143,6 +143,15 @@ async fn wrong_password(lab: &Lab) -> anyhow::Result<()> {
 async fn missing_right(lab: &Lab) -> anyhow::Result<()> {
     let client = lab.ddb("node43")?;
     client.run("createUser(\"porter\", \"a long word\")").await?;
+    // Every node has to hear of a new user, and a refused login is not tried again.
+    for node in lab.cluster().nodes.iter().filter(|node| node.role != Role::DdbAgent) {
+        let client = lab.ddb(node.alias())?;
+        wait::until(&format!("`{}` to know the user", node.alias()), NOTICE_LIMIT, || async {
+            let users = client.texts("getUserList()").await.map_err(|error| format!("{error:#}"))?;
+            if users.iter().any(|user| user == "porter") { Ok(()) } else { Err(users.join(" ")) }
+        })
+        .await?;
+    }
     let entry = |name: &str, user: &str, password: &str| {
         format!("[{name}]\nuser = \"{user}\"\npassword = \"{password}\"\n")
     };
@@ -225,6 +234,14 @@ async fn under_licence(lab: &Lab, licence: &License, expected: &Refusal<'_>) -> 
     let changed = Changed::to(&path, Some(licence.to_text().as_bytes()))?;
     lab.restart(&Target::Node(alias.to_owned())).await?;
     lab.wait_healthy().await?;
+    // The host agents look again a moment later.
+    wait::until(&format!("`{alias}` to be seen again"), NOTICE_LIMIT, || async {
+        let answer = lab.preflight(TO, &[]).await.map_err(|error| format!("{error:#}"))?;
+        let reasons = answer.findings.iter().flat_map(|finding| finding.decision.reasons());
+        let others = reasons.filter(|reason| reason.code != expected.code).count();
+        if others == 0 { Ok(()) } else { Err(format!("{:?}", suite::against(&answer))) }
+    })
+    .await?;
     let mut names = expected.names.to_vec();
     names.push(&host);
     let refused = lab.ensure_refused(&Refusal { names: &names, ..*expected }).await;
