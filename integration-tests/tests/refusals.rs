@@ -147,7 +147,8 @@ async fn missing_right(lab: &Lab) -> anyhow::Result<()> {
     for node in lab.cluster().nodes.iter().filter(|node| node.role != Role::DdbAgent) {
         let client = lab.ddb(node.alias())?;
         wait::until(&format!("`{}` to know the user", node.alias()), NOTICE_LIMIT, || async {
-            let users = client.texts("getUserList()").await.map_err(|error| format!("{error:#}"))?;
+            let users =
+                client.texts("getUserList()").await.map_err(|error| format!("{error:#}"))?;
             if users.iter().any(|user| user == "porter") { Ok(()) } else { Err(users.join(" ")) }
         })
         .await?;

@@ -99,7 +99,6 @@ fn ensure_chain(lines: &[String]) -> anyhow::Result<Vec<Event>> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "written, not yet seen to pass on a quiet machine: run with `--ignored`"]
 async fn recovering_chunks_are_waited_for_and_two_watchers_see_the_same() {
     suite::in_lab(&options(), async |lab| {
         let first = order(lab).await?[0];
@@ -259,7 +258,6 @@ async fn leader_moves(lab: &Lab) -> anyhow::Result<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "written, not yet seen to pass on a quiet machine: run with `--ignored`"]
 async fn guards_turn_back_when_others_die_and_the_order_follows_the_leader() {
     suite::in_lab(&options(), async |lab| {
         let hosts = order(lab).await?;
@@ -286,7 +284,6 @@ async fn guards_turn_back_when_others_die_and_the_order_follows_the_leader() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "written, not yet seen to pass on a quiet machine: run with `--ignored`"]
 async fn the_leaders_host_is_the_last_even_if_the_leader_moves() {
     suite::in_lab(&options(), async |lab| {
         let hosts = order(lab).await?;
@@ -393,7 +390,6 @@ async fn a_stream_table_is_accepted_by_name_and_partitions_come_and_go() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "written, not yet seen to pass on a quiet machine: run with `--ignored`"]
 async fn a_host_that_is_down_longer_than_the_recovery_wait_is_recovered_from() {
     // 30 s are taken as 60 s, here 6 s.
     suite::in_lab(&options(), async |lab| {
@@ -429,7 +425,6 @@ async fn a_host_that_is_down_longer_than_the_recovery_wait_is_recovered_from() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "written, not yet seen to pass on a quiet machine: run with `--ignored`"]
 async fn an_abort_brings_the_host_back_and_a_new_version_that_does_not_start_is_retried() {
     suite::in_lab(&options(), async |lab| {
         let first = order(lab).await?[0];
@@ -489,7 +484,6 @@ async fn an_abort_brings_the_host_back_and_a_new_version_that_does_not_start_is_
 
 /// A command line that cannot be understood ends with 2, before anybody is asked.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "written, not yet seen to pass on a quiet machine: run with `--ignored`"]
 async fn wrong_command_lines_end_with_2() {
     let binaries = tokio::task::spawn_blocking(integration_tests::binaries::Binaries::ensure);
     let grayfin = binaries.await.expect("it does not panic").expect("it builds").grayfin();

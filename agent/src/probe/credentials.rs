@@ -259,6 +259,7 @@ impl Credentials {
             let logins = state.logins.as_ref().ok();
             let user = logins.and_then(|l| l.get(account)).map_or("", |login| login.user.as_str());
             if let Some(text) = &standing.refused {
+                let text = text.trim_end_matches('.');
                 let detail = format!(
                     "DolphinDB refused the account `{account}` (user `{user}`): {text}. It was tried once and is not tried again before the file changes"
                 );
