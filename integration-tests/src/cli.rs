@@ -225,7 +225,7 @@ fn summary(lab: &Lab) -> String {
     let topology = lab.topology();
     let folder = lab.paths().root().display();
     format!(
-        "{} hosts, {} nodes, {} coordinators on {}; {}\n\
+        "{} hosts, {} nodes, {} coordinator(s) on {}; {}\n\
          The database is a stand-in, not DolphinDB.\n\
          eval \"$(lab env --dir {folder})\" sets a shell up; lab down --dir {folder} ends it.\n",
         topology.hosts.len(),

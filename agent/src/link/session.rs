@@ -218,6 +218,8 @@ impl<'a, L: Look> Session<'a, L> {
                     self.report(&to).await?;
                 }
                 Some(report) = self.queues.passing.recv() => {
+                    // Nobody should read of a step's progress before its beginning.
+                    self.report(&to).await?;
                     self.send(&to, from_host::Message::Report(document::wrap(&report))).await?;
                 }
                 Some(report) = self.queues.canary.recv() => {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use grayfin_types::{
     Code, DdbVersion, HostId, NodeAlias,
     facts::{HostFacts, NodeRole, Probe},
-    gate::{Decision, Finding},
+    gate::{Decision, Finding, Reason},
     plan::{
         Compatibility, HostPlan, Override, Package, Plan, PlanAnswer, PlanRequest, Policy,
         StaysAlive,
@@ -41,6 +41,9 @@ pub fn build(
             return refused("target", Code::UnknownVersion, &request.target, &words);
         }
     };
+    if state.hosts_of(&request.cluster).next().is_none() {
+        return unknown_cluster(state, request);
+    }
     let policy = merged(policy, request);
     let overrides: Vec<Override> = request
         .overrides
@@ -98,12 +101,32 @@ fn merged(policy: &Policy, request: &PlanRequest) -> Policy {
 }
 
 fn refused(gate: &str, code: Code, subject: &str, evidence: &str) -> PlanAnswer {
+    stopped(gate, reason(code, subject, evidence, "see `grayfin rollout start --help`"))
+}
+
+/// One reason says it all: whatever else is unknown follows from it.
+fn unknown_cluster(state: &State, request: &PlanRequest) -> PlanAnswer {
+    let known: BTreeSet<String> =
+        state.hosts.values().flat_map(|e| &e.clusters).map(|c| format!("`{c}`")).collect();
+    let known = if known.is_empty() {
+        "no host agent has ever connected".to_owned()
+    } else {
+        format!("there are host agents of {}", known.into_iter().collect::<Vec<_>>().join(", "))
+    };
+    let evidence = format!("no host agent has an installation of this cluster; {known}");
+    let clears = "name another cluster, or start a host agent on each of its hosts; \
+                  `grayfin hosts` shows what is known";
+    stopped(
+        Gate::AgentsConnected.name(),
+        reason(Code::AgentMissing, request.cluster.as_str(), &evidence, clears),
+    )
+}
+
+fn stopped(gate: &str, reason: Reason) -> PlanAnswer {
     let finding = Finding {
         gate: gate.to_owned(),
-        rule: "S9".to_owned(),
-        decision: Decision::Stop {
-            reasons: vec![reason(code, subject, evidence, "see `grayfin rollout start --help`")],
-        },
+        rule: Gate::named(gate).map_or("S9", Gate::rule).to_owned(),
+        decision: Decision::Stop { reasons: vec![reason] },
         overridden: None,
     };
     PlanAnswer { plan: None, findings: vec![finding], ready: false }

@@ -16,7 +16,7 @@ use super::{
     client::{Client, chain, code_of},
     error::{Error, Exit},
     output::Output,
-    render::{board::Board, events},
+    render::{self, board::Board, events},
     screen::Screen,
     show,
 };
@@ -42,9 +42,20 @@ pub(crate) async fn run(
         None => show::rollout(client, None).await?.id,
     };
     let mut shown = Shown::new(output);
-    let mut reader = Reader { client, id, next: from.max(1), alone_since: None, output };
+    // The live view is made of all events.
+    let first = if shown.screen.is_some() { 1 } else { from.max(1) };
+    let mut reader = Reader { client, id: id.clone(), next: first, alone_since: None, output };
     let state = reader.read(&mut shown).await?;
-    shown.end()?;
+    if first > 1 && !output.json {
+        // So is the summary; what was not read is asked for.
+        let status = show::rollout(client, Some(&id)).await?;
+        output.result(&format!(
+            "\n{}",
+            render::status::rollout(&status, show::now_ms(), &TimeZone::system())
+        ))?;
+    } else {
+        shown.end()?;
+    }
     Ok(if state == RolloutState::Succeeded { Exit::Done } else { Exit::Refused })
 }
 

@@ -189,6 +189,12 @@ fn no_such_rollout(name: &str) -> Status {
     status::of(Code::NoSuchObject, tonic::Code::NotFound, &why)
 }
 
+fn none_yet(cluster: Option<&ClusterId>) -> Status {
+    let of = cluster.map(|cluster| format!(" of `{cluster}`")).unwrap_or_default();
+    let why = format!("there was no rollout{of} yet: `grayfin rollout start` begins one");
+    status::of(Code::NoSuchObject, tonic::Code::NotFound, &why)
+}
+
 /// Finds a rollout by its id, or the beginning of one; without an id, the newest.
 fn find<'a>(state: &'a State, name: &RolloutName) -> Result<&'a Rollout, Status> {
     if name.id.is_empty() {
@@ -196,9 +202,7 @@ fn find<'a>(state: &'a State, name: &RolloutName) -> Result<&'a Rollout, Status>
             "" => None,
             text => Some(ClusterId::new(text).map_err(|e| bad_request(&e.to_string()))?),
         };
-        return state
-            .newest(cluster.as_ref())
-            .ok_or_else(|| no_such_rollout(&format!("of {}", name.cluster)));
+        return state.newest(cluster.as_ref()).ok_or_else(|| none_yet(cluster.as_ref()));
     }
     if let Some(exact) = RolloutId::new(&*name.id).ok().and_then(|id| state.rollouts.get(&id)) {
         return Ok(exact);

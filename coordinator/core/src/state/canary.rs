@@ -140,13 +140,17 @@ impl CanaryRun {
         {
             add_writer(&mut sum, status, true);
         }
+        let mut read_back_of = 0u64;
         for result in self.checks.values().filter_map(|c| c.result.as_ref().or(c.before.as_ref())) {
+            read_back_of = read_back_of.saturating_add(result.acknowledged);
             sum.verified = sum.verified.saturating_add(result.verified);
             sum.lost = sum.lost.saturating_add(result.lost);
             sum.duplicates = sum.duplicates.saturating_add(result.duplicates);
             let room = 10usize.saturating_sub(sum.lost_examples.len());
             sum.lost_examples.extend(result.lost_examples.iter().take(room).cloned());
         }
+        // Who reads back knows of more than the writer's last report said.
+        sum.acknowledged = sum.acknowledged.max(read_back_of);
         sum
     }
 }

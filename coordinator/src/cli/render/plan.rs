@@ -102,7 +102,7 @@ fn stays(stays: &StaysAlive) -> String {
         format!("{} of {} data nodes", stays.data_nodes, stays.data_nodes_of),
     ];
     words.push(stays.replicas_min.map_or_else(
-        || "replicas: unknown".to_owned(),
+        || "no chunk is known".to_owned(),
         |least| format!("{least} current replica(s) of every chunk at least"),
     ));
     for (id, stay, of) in &stays.groups {
