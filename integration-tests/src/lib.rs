@@ -17,6 +17,7 @@ pub mod observer;
 pub mod packages;
 pub mod processes;
 pub mod range;
+pub mod relay;
 pub mod rollout;
 pub mod suite;
 pub mod tools;

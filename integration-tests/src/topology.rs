@@ -76,6 +76,11 @@ pub struct Options {
     /// More lines for the coordinators' `[policy]`, as `key=value` in TOML.
     #[arg(long, value_name = "KEY=VALUE")]
     pub policy_cfg: Vec<String>,
+    /// Host agents reach the coordinator through [`Lab::relay`](crate::Lab::relay), which the program
+    /// that brings the lab up runs itself.
+    #[arg(skip)]
+    #[serde(default)]
+    pub relayed: bool,
     /// Bring up the database's side only.
     #[arg(long)]
     pub no_grayfin: bool,
@@ -103,6 +108,7 @@ impl Default for Options {
             look_interval_ms: LOOK_INTERVAL_MS,
             installation_cfg: Vec::new(),
             policy_cfg: Vec::new(),
+            relayed: false,
             no_grayfin: false,
             no_namespaces: false,
         }
@@ -151,6 +157,14 @@ pub struct Coordinator {
     pub name: String,
     /// `127.a.b.1:7430`.
     pub address: String,
+}
+
+impl Coordinator {
+    /// Where a relay in front of it listens: the next port.
+    pub fn relay_address(&self) -> String {
+        let (host, port) = self.address.rsplit_once(':').unwrap_or((&self.address, "0"));
+        format!("{host}:{}", port.parse::<u16>().unwrap_or(0).saturating_add(1))
+    }
 }
 
 /// One process of the database.

@@ -82,6 +82,15 @@ impl Lab {
         self.spec.topology.coordinators.iter().map(|it| it.address.clone()).collect()
     }
 
+    /// Where host agents find a coordinator.
+    fn seen_by_agents(&self, coordinator: &Coordinator) -> String {
+        if self.spec.options.relayed {
+            coordinator.relay_address()
+        } else {
+            coordinator.address.clone()
+        }
+    }
+
     fn agent_toml(&self, host: &Host) -> anyhow::Result<Table> {
         let folder = self.paths.agent(&host.name);
         let mut installations = Vec::new();
@@ -100,7 +109,8 @@ impl Lab {
             add_lines(&mut table, &self.spec.options.installation_cfg)?;
             installations.push(Value::Table(table));
         }
-        let coordinators = self.coordinator_addresses().into_iter().map(Value::String).collect();
+        let own = &self.spec.topology.coordinators;
+        let coordinators = own.iter().map(|it| Value::String(self.seen_by_agents(it))).collect();
         Ok(Table::from_iter(
             [
                 ("host", text(&host.name)),
@@ -141,6 +151,7 @@ impl Lab {
                 ("id", Value::Integer(i64::from(coordinator.number))),
                 ("state_dir", text(folder.join("state").display())),
                 ("listen", text(&coordinator.address)),
+                ("advertise", text(self.seen_by_agents(coordinator))),
                 ("look_interval_ms", Value::Integer(self.spec.options.look_interval_ms.into())),
                 ("tls", Value::Table(self.tls(&coordinator.name))),
                 ("policy", Value::Table(policy)),

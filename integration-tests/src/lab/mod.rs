@@ -27,6 +27,7 @@ use crate::hostns::{self, Isolation, Machine};
 use crate::observer::{Observer, Watched};
 use crate::processes::{self, ProcessId};
 use crate::range;
+use crate::relay::Relay;
 use crate::topology::{Cluster, Host, Node, Options, Topology};
 
 pub use control::Target;
@@ -50,6 +51,8 @@ pub struct Lab {
     owned: Mutex<Vec<UnixStream>>,
     /// True while dropping this takes the lab down.
     ours: bool,
+    /// Between host agents and coordinator, if the options say so and this program brought it up.
+    relay: Option<Relay>,
 }
 
 impl Lab {
@@ -65,7 +68,7 @@ impl Lab {
             .with_context(|| format!("`{}` is not a lab: no lab.json", folder.display()))?;
         let spec = serde_json::from_slice(&text)
             .with_context(|| format!("read `{}`", paths.spec().display()))?;
-        Ok(Self { paths, spec, owned: Mutex::default(), ours: false })
+        Ok(Self { paths, spec, owned: Mutex::default(), ours: false, relay: None })
     }
 
     /// Lets the lab live on without its maker.
@@ -103,6 +106,11 @@ impl Lab {
         }
         range::forget(self.spec.topology.range);
         Ok(())
+    }
+
+    /// The relay between host agents and coordinator.
+    pub fn relay(&self) -> anyhow::Result<&Relay> {
+        self.relay.as_ref().context("this lab has no relay, or another program runs it")
     }
 
     /// Its folders.

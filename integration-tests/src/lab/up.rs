@@ -14,6 +14,7 @@ use crate::binaries::Binaries;
 use crate::hostns::Isolation;
 use crate::packages::Packages;
 use crate::range;
+use crate::relay::Relay;
 use crate::tools;
 use crate::topology::{Cluster, Host, Node, Options, Range, Topology};
 use crate::wait;
@@ -43,7 +44,7 @@ pub(super) async fn bring_up(folder: &Path, options: &Options) -> anyhow::Result
     let topology = Topology::new(options, claim.range).map_err(|reason| anyhow::anyhow!(reason))?;
     let paths = Paths::of_new(folder)?;
     let spec = Spec { options: options.clone(), topology, isolation };
-    let lab = Lab { paths, spec, owned: Mutex::default(), ours: true };
+    let mut lab = Lab { paths, spec, owned: Mutex::default(), ours: true, relay: None };
     fs::write(lab.paths.spec(), serde_json::to_vec_pretty(&lab.spec)?).context("write lab.json")?;
     let _lock = lab.lock()?;
     copy_programs(&lab.paths, &binaries, options)?;
@@ -58,6 +59,12 @@ pub(super) async fn bring_up(folder: &Path, options: &Options) -> anyhow::Result
         lab.keep(owner);
     }
     drop(claim);
+    if options.relayed {
+        let coordinator = lab.coordinator(1)?;
+        let listen = coordinator.relay_address();
+        let relay = Relay::start(&listen, coordinator.address.clone()).await;
+        lab.relay = Some(relay.with_context(|| format!("listen on `{listen}`"))?);
+    }
     start_grayfin(&lab).await?;
     start_database(&lab).await?;
     tracing::info!(elapsed = ?started.elapsed(), "nodes are started");
