@@ -251,6 +251,8 @@ pub enum Action {
     AttestPoweredOff {
         /// Which.
         host: HostId,
+        /// The token that the operator saw (`hold show`).
+        token: Token,
     },
 }
 

@@ -3,6 +3,7 @@
 //! No command is trusted to fit: it was decided on an older state, or comes twice. What no longer
 //! fits is answered [`Response::Ignored`] and changes nothing.
 
+mod breaking;
 mod canary;
 mod control;
 mod enrol;

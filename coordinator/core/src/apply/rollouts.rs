@@ -47,6 +47,9 @@ impl Applier<'_> {
         self.emit(&start.rollout, "coordinator", Body::Gates { host: None, findings });
         let state = RolloutState::Staging;
         self.emit(&start.rollout, "coordinator", Body::State { state });
+        for host in self.state.gone_from(cluster) {
+            self.tell_gone(&start.rollout, &host);
+        }
         for host in start.plan.hosts.iter().filter(|h| !h.already_done) {
             if let Some(enrolment) = self.state.hosts.get_mut(&host.host) {
                 let kind = OrderKind::Stage;

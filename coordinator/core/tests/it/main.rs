@@ -15,6 +15,7 @@ mod gates_software;
 mod holds;
 mod model;
 mod plans;
+mod powered_off;
 mod properties;
 mod rollout;
 mod steering;

@@ -15,7 +15,7 @@ use grayfin_types::{
 
 use crate::{
     agent::Fault,
-    model::{NEW, OLD, cluster, host, version},
+    model::{NEW, OLD, host, version},
     world::{World, request},
 };
 
@@ -201,18 +201,6 @@ fn a_broken_hold_closes_nothing_and_its_host_blocks_until_it_is_up() {
     assert!(world.start(&request(CanarySpec::Off)).ready);
     world.finish(RolloutState::Succeeded);
     assert_eq!(world.agents[&host(2)].runs, 1, "it was on the target already");
-}
-
-#[test]
-fn a_host_that_is_attested_as_powered_off_must_enrol_anew() {
-    let mut world = World::new(4);
-    world.disconnect(&host(4));
-    assert_eq!(
-        code(&world.control(Action::AttestPoweredOff { host: "nobody".parse().unwrap() })),
-        Some(Code::NoSuchObject)
-    );
-    assert_eq!(world.control(Action::AttestPoweredOff { host: host(4) }), Response::Done);
-    assert!(world.state.hosts_of(&cluster()).all(|e| e.host != host(4)));
 }
 
 #[test]
