@@ -11,6 +11,7 @@ use super::Applier;
 use crate::{
     cmd::{Action, Control, Response},
     state::{CloseAs, HoldStage, OrderBody, OrderKind, Staging},
+    ways,
 };
 
 impl Applier<'_> {
@@ -103,6 +104,9 @@ impl Applier<'_> {
         };
         if entry.state != RolloutState::Halted {
             return wrong(format!("nothing failed: it is {}", entry.state));
+        }
+        if let Some(run) = entry.hosts.iter().find(|h| h.in_turn() && ways::is_busy(h)) {
+            return wrong(format!("`{}` is still being worked on: wait for its end", run.host));
         }
         let cluster = entry.cluster.clone();
         for run in &mut entry.hosts {
@@ -242,14 +246,19 @@ impl Applier<'_> {
             return wrong("it is gone".to_owned());
         };
         let cluster = entry.cluster.clone();
+        let remains =
+            entry.host(&host).map(|run| ways::forward(entry, run).join("; ")).unwrap_or_default();
         let Some(run) = entry.host_mut(&host) else { return wrong("it is gone".to_owned()) };
+        if ways::is_busy(run) {
+            return wrong(format!("`{host}` is still being worked on: wait for its end"));
+        }
         let step = match &run.sequence {
             Some(SequenceState::Failed { step, first_start: false, .. }) => *step,
             Some(SequenceState::Failed { .. } | SequenceState::Up) => {
                 return Response::refused(
                     Code::UndoImpossible,
                     format!(
-                        "the new version may have been started on `{host}`, which rewrites the metadata: there is no way back by itself; `grayfin explain {id}` says what remains"
+                        "the new version may have been started on `{host}`, which rewrites the metadata: there is no way back by itself. What remains: `grayfin rollout retry {id}` when the cause is mended, or `grayfin rollout abort {id}`, which lets the host come up; {remains}"
                     ),
                 );
             }

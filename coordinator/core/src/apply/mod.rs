@@ -144,8 +144,8 @@ impl Applier<'_> {
             return;
         }
         entry.state = to;
-        // One that failed keeps saying why.
-        if !matches!(to, RolloutState::Halted | RolloutState::Failed) {
+        // One that failed, or left hosts out, keeps saying why.
+        if !matches!(to, RolloutState::Halted | RolloutState::Failed | RolloutState::Incomplete) {
             entry.halted = None;
         }
         if to.is_final() {

@@ -20,4 +20,5 @@ mod properties;
 mod rollout;
 mod steering;
 mod trouble;
+mod ways_out;
 mod world;

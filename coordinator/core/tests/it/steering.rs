@@ -21,21 +21,21 @@ use crate::{
 
 const CANARY: CanarySpec = CanarySpec::New { rows_per_second: 100 };
 
-fn failing(fault: Fault) -> World {
+pub(crate) fn failing(fault: Fault) -> World {
     let mut world = World::started(3, CANARY);
     world.agents.get_mut(&host(2)).unwrap().fault = Some(fault);
     world.until_state(RolloutState::Halted);
     world
 }
 
-fn code(response: &Response) -> Option<Code> {
+pub(crate) fn code(response: &Response) -> Option<Code> {
     match response {
         Response::Refused { code, .. } => Some(*code),
         _ => None,
     }
 }
 
-fn mend(world: &mut World) {
+pub(crate) fn mend(world: &mut World) {
     world.agents.get_mut(&host(2)).unwrap().fault = None;
 }
 
@@ -69,7 +69,7 @@ fn every_failed_step_can_be_retried() {
 fn an_undone_host_can_be_left_out_and_the_end_says_so() {
     let mut world = failing(Fault::Undo(Step::Stop));
     assert_eq!(world.control(Action::Skip { host: None }), Response::Done);
-    world.finish(RolloutState::Failed);
+    world.finish(RolloutState::Incomplete);
     assert_eq!(world.granted(), [host(2), host(3), host(1)]);
     let rollout = &world.state.rollouts[&world.id];
     assert_eq!(rollout.host(&host(2)).unwrap().phase, HostPhase::Skipped);
@@ -87,7 +87,7 @@ fn a_disturbed_host_cannot_be_left_out() {
 fn a_host_whose_turn_has_not_come_can_be_left_out() {
     let mut world = World::started(3, CanarySpec::Off);
     assert_eq!(world.control(Action::Skip { host: Some(host(3)) }), Response::Done);
-    world.finish(RolloutState::Failed);
+    world.finish(RolloutState::Incomplete);
     assert_eq!(world.granted(), [host(2), host(1)]);
     assert_eq!(code(&world.control(Action::Pause)), Some(Code::WrongState));
 }
