@@ -179,7 +179,7 @@ pub enum Cmd {
         rollout: RolloutId,
         /// Node, its role in words, version or what was seen instead.
         versions: Vec<(String, String, String)>,
-        /// All are on the target.
+        /// All are on the target, but for those of hosts that an operator left out.
         ok: bool,
     },
     /// An aborted rollout holds nothing any more.
@@ -251,6 +251,8 @@ pub enum Action {
     AttestPoweredOff {
         /// Which.
         host: HostId,
+        /// The token that the operator saw (`hold show`).
+        token: Token,
     },
 }
 

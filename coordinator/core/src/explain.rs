@@ -3,7 +3,7 @@
 use grayfin_types::{
     HostId, RolloutId,
     gate::Finding,
-    status::{Explanation, HostPhase, RolloutState},
+    status::{Explanation, HostPhase},
     step::{SequenceState, Step},
 };
 
@@ -11,8 +11,9 @@ use crate::{
     decide::decide,
     gates::{self, Input, Moment},
     order,
-    state::{HostRun, Rollout, Staging, State},
+    state::{HostRun, Rollout, State},
     view::View,
+    ways,
 };
 
 /// Says with which commands an operator leads a halted rollout on.
@@ -60,7 +61,11 @@ pub fn explain(state: &State, view: &View, id: &RolloutId, now_ms: u64) -> Optio
         gates: gates_now(state, view, rollout, next.as_ref().map(|(host, _)| host), now_ms),
         next,
         way_back: way_back(rollout, in_turn),
-        commands: commands(state, rollout, in_turn),
+        way_forward: in_turn
+            .filter(|run| ways::started_new(run))
+            .map(|run| ways::forward(rollout, run))
+            .unwrap_or_default(),
+        commands: ways::commands(state, rollout),
     })
 }
 
@@ -86,77 +91,45 @@ fn gates_now(
 }
 
 fn way_back(rollout: &Rollout, in_turn: Option<&HostRun>) -> String {
+    let done: Vec<String> = rollout
+        .hosts
+        .iter()
+        .filter(|h| h.phase == HostPhase::Done)
+        .map(|h| format!("`{}`", h.host))
+        .collect();
+    let target = &rollout.plan.target;
+    let of_done = format!(
+        "{} run {target} and cannot go back by themselves: data was written since",
+        done.join(", ")
+    );
     let Some(run) = in_turn else {
-        let done = rollout.hosts.iter().filter(|h| h.phase == HostPhase::Done).count();
-        return if done == 0 {
-            "nothing was changed yet: there is nothing to go back from".to_owned()
+        return if done.is_empty() {
+            "not needed: nothing was changed".to_owned()
         } else {
-            format!(
-                "{done} host(s) run {} and cannot go back: data was written since; the others are untouched",
-                rollout.plan.target
-            )
+            format!("no: {of_done}; the other hosts are as they were")
         };
     };
-    let host = &run.host;
+    let here = way_back_of(rollout, run);
+    if done.is_empty() { here } else { format!("{here}; {of_done}") }
+}
+
+fn way_back_of(rollout: &Rollout, run: &HostRun) -> String {
+    let (host, target) = (&run.host, &rollout.plan.target);
     match &run.sequence {
         Some(SequenceState::Failed { first_start: true, .. } | SequenceState::Up) => format!(
-            "no: `{host}` may have been started with {}, which rewrites the metadata; the way is forward",
-            rollout.plan.target
+            "no: `{host}` may have been started with {target}, which rewrites the metadata; the way is forward"
         ),
         Some(SequenceState::Running { step: Step::Start | Step::Join }) => format!(
-            "no: `{host}` is being started with {}, which rewrites the metadata; the way is forward",
-            rollout.plan.target
+            "no: `{host}` is being started with {target}, which rewrites the metadata; the way is forward"
         ),
         Some(SequenceState::Failed { .. } | SequenceState::Running { .. }) => format!(
-            "yes: nothing of {} was started on `{host}`; abort or rollback-host bring the old version up",
-            rollout.plan.target
+            "yes: nothing of {target} was started on `{host}`; abort or rollback-host bring the old version up"
         ),
         Some(SequenceState::Refused { .. } | SequenceState::Undone { .. }) => {
             format!("not needed: `{host}` runs the old version")
         }
         Some(SequenceState::Closed) | None => {
             format!("not needed: nothing was done on `{host}` yet")
-        }
-    }
-}
-
-fn commands(state: &State, rollout: &Rollout, in_turn: Option<&HostRun>) -> Vec<String> {
-    let id = &rollout.id;
-    let of = |verbs: &[&str]| {
-        verbs.iter().map(|verb| format!("grayfin rollout {verb} {id}")).collect::<Vec<_>>()
-    };
-    match rollout.state {
-        RolloutState::Staging | RolloutState::Running => of(&["watch", "pause", "abort"]),
-        RolloutState::Paused => of(&["resume", "abort"]),
-        RolloutState::Aborting | RolloutState::Verifying => of(&["watch"]),
-        RolloutState::Succeeded => of(&["status"]),
-        RolloutState::Failed
-            if state.broken.iter().any(|b| b.rollout == rollout.id && !b.settled) =>
-        {
-            // The host whose hold was broken is told to come up; then its hold is closed.
-            of(&["abort"])
-        }
-        RolloutState::Aborted | RolloutState::Failed => {
-            vec![format!("grayfin rollout start {} --to {}", rollout.cluster, rollout.plan.target)]
-        }
-        RolloutState::Halted => {
-            let staging = rollout.hosts.iter().any(|h| matches!(h.staging, Staging::Failed { .. }));
-            match in_turn.and_then(|run| run.sequence.as_ref()) {
-                Some(SequenceState::Up) => of(&["resume", "abort"]),
-                Some(SequenceState::Failed { first_start: false, .. }) => {
-                    of(&["retry", "rollback-host", "abort"])
-                }
-                Some(SequenceState::Failed { .. }) => of(&["retry", "abort"]),
-                Some(SequenceState::Refused { .. } | SequenceState::Undone { .. }) => {
-                    of(&["retry", "skip", "abort"])
-                }
-                Some(SequenceState::Running { .. } | SequenceState::Closed) | None if staging => {
-                    of(&["retry", "skip", "abort"])
-                }
-                Some(SequenceState::Running { .. } | SequenceState::Closed) | None => {
-                    of(&["resume", "abort"])
-                }
-            }
         }
     }
 }

@@ -94,6 +94,7 @@ fn judge(
         | RolloutState::Halted
         | RolloutState::Verifying
         | RolloutState::Succeeded
+        | RolloutState::Incomplete
         | RolloutState::Aborted
         | RolloutState::Failed => {
             return vec![no_go(ask, &format!("the rollout is {}", rollout.state))];

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use grayfin_types::{ClusterId, HostId};
+use grayfin_types::{ClusterId, HostId, Token};
 
 use crate::state::{Hold, HoldStage, Promise, State};
 
@@ -52,6 +52,23 @@ pub fn missing(state: &State, hold: &Hold) -> Vec<(HostId, ClusterId)> {
         .into_iter()
         .filter(|(host, cluster)| !promised(hold, host, cluster))
         .collect()
+}
+
+/// Returns the tokens that an operator may have seen for a host: of the hold that stands on each of
+/// its clusters, of those that were broken, or the last one allotted where there is none.
+pub fn tokens_of(state: &State, host: &HostId) -> BTreeSet<Token> {
+    let mut tokens = BTreeSet::new();
+    let clusters = state.hosts.get(host).map(|e| e.clusters.clone()).unwrap_or_default();
+    for cluster in clusters {
+        let held = state.holds.get(&cluster).map(|held| held.token);
+        let broken = state.broken.iter().filter(|b| b.cluster == cluster).map(|b| b.token);
+        let before = tokens.len();
+        tokens.extend(held.into_iter().chain(broken));
+        if tokens.len() == before {
+            tokens.insert(state.last_token);
+        }
+    }
+    tokens
 }
 
 /// Brings the list of promises in line with who is enrolled.

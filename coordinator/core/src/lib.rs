@@ -29,6 +29,7 @@ pub mod state;
 pub mod status;
 pub mod topology;
 pub mod view;
+pub mod ways;
 
 pub use apply::{Applied, apply};
 pub use cmd::{Cmd, Response, Stamped};

@@ -81,6 +81,16 @@ pub fn hosts(state: &State, view: &View, now_ms: u64) -> Vec<HostLine> {
                     detail: why.clone(),
                 });
             }
+            if let Some(gone) = &enrolment.gone {
+                problems.push(grayfin_types::facts::Problem {
+                    code: grayfin_types::Code::PoweredOff,
+                    subject: enrolment.host.to_string(),
+                    detail: format!(
+                        "`{}` attested that it is powered off: {}",
+                        gone.by, gone.reason
+                    ),
+                });
+            }
             HostLine {
                 host: enrolment.host.clone(),
                 clusters: enrolment.clusters.iter().cloned().collect(),

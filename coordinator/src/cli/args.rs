@@ -12,7 +12,7 @@ use super::values::{CanaryChoice, Duration, Override};
 #[command(
     name = "grayfin",
     version,
-    after_help = "Exit codes: 0 done; 1 refused or failed for a reason that you can act on; 2 bad command line or configuration; 3 held: it waits, nothing is wrong; 70 internal fault."
+    after_help = "Exit codes: 0 done; 1 refused or failed for a reason that you can act on; 2 bad command line or configuration; 3 held: it waits, nothing is wrong; 4 ended well, but hosts were left out; 70 internal fault."
 )]
 pub(crate) struct Cli {
     #[command(flatten)]
@@ -55,7 +55,7 @@ pub(crate) enum Command {
     Rollout(Rollout),
     /// List hosts, their host agents and nodes
     Hosts,
-    /// Show or break holds
+    /// Show or break holds, or attest that a host is powered off
     #[command(subcommand)]
     Hold(Hold),
     /// Say why nothing happens, what is next, and whether there is a way back
@@ -208,7 +208,8 @@ pub(crate) enum Hold {
         /// Only this cluster
         cluster: Option<ClusterId>,
     },
-    /// Break a hold whose host agent cannot close it
+    /// Break a hold whose host agent cannot close it. Closes nothing: the next hold still needs that
+    /// host agent's promise, or the attestation that the host is powered off
     Break {
         /// The cluster
         #[arg(env = "GRAYFIN_CLUSTER")]
@@ -216,13 +217,31 @@ pub(crate) enum Hold {
         /// The token that `hold show` names; refused if it has changed
         #[arg(long)]
         token: u64,
-        /// Why; it is in the event log
-        #[arg(long)]
-        reason: String,
-        /// Do not ask for the host's name as a confirmation
-        #[arg(short, long)]
-        yes: bool,
+        #[command(flatten)]
+        sure: Sure,
     },
+    /// Attest that a host is powered off for good, so that nobody waits for its promise. If it is not,
+    /// two hosts of the cluster can be down at once. It must enrol anew with a new certificate
+    Attest {
+        /// The host
+        host: HostId,
+        /// The token of its cluster that `hold show` names; refused if it has changed
+        #[arg(long)]
+        token: u64,
+        #[command(flatten)]
+        sure: Sure,
+    },
+}
+
+/// What an act needs that nobody should do by mistake.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Sure {
+    /// Why; it is in the event log. Asked for if not given
+    #[arg(long)]
+    pub(crate) reason: Option<String>,
+    /// The host's name, for scripts; otherwise it is to be typed
+    #[arg(long, value_name = "HOST")]
+    pub(crate) confirm: Option<HostId>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -4,6 +4,7 @@
 mod args;
 mod client;
 mod error;
+mod hold;
 mod output;
 mod pki;
 mod render;
@@ -85,8 +86,11 @@ async fn ask(client: &Client, command: &Command, output: Output) -> Result<Exit,
         Command::Hold(Hold::Show { cluster }) => {
             show::holds(client, cluster.as_ref(), output).await
         }
-        Command::Hold(Hold::Break { cluster, token, reason, yes }) => {
-            steer::break_hold(client, cluster, *token, reason, *yes, output).await
+        Command::Hold(Hold::Break { cluster, token, sure }) => {
+            hold::break_hold(client, cluster, *token, sure, output).await
+        }
+        Command::Hold(Hold::Attest { host, token, sure }) => {
+            hold::attest(client, host, *token, sure, output).await
         }
         Command::Explain { id } => show::explain(client, id.as_ref(), output).await,
         Command::Coordinators => show::coordinators(client, output).await,

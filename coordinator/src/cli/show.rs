@@ -122,15 +122,23 @@ pub(crate) async fn explain(
     id: Option<&RolloutId>,
     output: Output,
 ) -> Result<Exit, Error> {
+    let explained = explanation(client, id).await?;
+    output.either(&explained, || render::status::explanation(&explained))?;
+    Ok(Exit::Done)
+}
+
+/// Returns why a rollout stands as it does; the gates are run for it.
+pub(crate) async fn explanation(
+    client: &Client,
+    id: Option<&RolloutId>,
+) -> Result<Explanation, Error> {
     let name = name(id);
-    let explained: Explanation = client
+    client
         .document("Explanation", READ_MAX, |mut operator| {
             let name = name.clone();
             async move { operator.explain(name).await }
         })
-        .await?;
-    output.either(&explained, || render::status::explanation(&explained))?;
-    Ok(Exit::Done)
+        .await
 }
 
 /// `coordinators`: asks each one, for those that do not answer are what is looked for.

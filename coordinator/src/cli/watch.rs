@@ -56,7 +56,18 @@ pub(crate) async fn run(
     } else {
         shown.end()?;
     }
-    Ok(if state == RolloutState::Succeeded { Exit::Done } else { Exit::Refused })
+    Ok(match state {
+        RolloutState::Succeeded => Exit::Done,
+        RolloutState::Incomplete => Exit::LeftOut,
+        RolloutState::Staging
+        | RolloutState::Running
+        | RolloutState::Paused
+        | RolloutState::Halted
+        | RolloutState::Aborting
+        | RolloutState::Verifying
+        | RolloutState::Aborted
+        | RolloutState::Failed => Exit::Refused,
+    })
 }
 
 /// Reads events, from whichever coordinator answers.

@@ -102,6 +102,7 @@ fn waits_for_looks(rollout: &Rollout, turn: Option<&HostRun>) -> bool {
         | RolloutState::Halted
         | RolloutState::Aborting
         | RolloutState::Succeeded
+        | RolloutState::Incomplete
         | RolloutState::Aborted
         | RolloutState::Failed => false,
     }

@@ -99,8 +99,30 @@ impl OperatorService {
         }
         must_lead(&self.shared).await?;
         let action = action(&wish)?;
-        let name = RolloutName { id: wish.rollout, cluster: String::new() };
-        let rollout = find(&self.shared.store.state(), &name)?.id.clone();
+        let state = self.shared.store.state();
+        let rollout = match &action {
+            Action::AttestPoweredOff { host, .. } => {
+                if self.shared.sight.read(|view| view.is_connected(host)) {
+                    return Ok(control_answer(Applied::Refused {
+                        code: Code::WrongState,
+                        why: format!(
+                            "the host agent of `{host}` is connected: it is not powered off"
+                        ),
+                    }));
+                }
+                rollout_of(&state, host)
+            }
+            Action::Pause
+            | Action::Resume
+            | Action::Abort
+            | Action::Retry
+            | Action::Skip { .. }
+            | Action::RollbackHost
+            | Action::BreakHold { .. } => {
+                let name = RolloutName { id: wish.rollout, cluster: String::new() };
+                find(&state, &name)?.id.clone()
+            }
+        };
         tracing::info!(%rollout, action = action.word(), %by, "operator's request");
         let command = Cmd::Control(Control {
             request_id: wish.request_id,
@@ -217,6 +239,15 @@ fn find<'a>(state: &'a State, name: &RolloutName) -> Result<&'a Rollout, Status>
     }
 }
 
+/// Finds the rollout that an act on a host belongs to: the newest one that names it. Where there never
+/// was one, the act is recorded with the host alone.
+fn rollout_of(state: &State, host: &HostId) -> RolloutId {
+    let named = state.rollouts.values().filter(|r| r.host(host).is_some());
+    named
+        .max_by_key(|r| (!r.state.is_final(), r.started_ms))
+        .map_or_else(|| RolloutId::new("none").expect("a plain word is an id"), |r| r.id.clone())
+}
+
 fn action(wish: &ControlRequest) -> Result<Action, Status> {
     let host = || HostId::new(wish.host.clone()).map_err(|e| bad_request(&e.to_string()));
     Ok(match wish.action() {
@@ -228,10 +259,16 @@ fn action(wish: &ControlRequest) -> Result<Action, Status> {
         ControlAction::Skip if wish.host.is_empty() => Action::Skip { host: None },
         ControlAction::Skip => Action::Skip { host: Some(host()?) },
         ControlAction::RollbackHost => Action::RollbackHost,
-        ControlAction::BreakHold if wish.token == 0 || wish.reason.is_empty() => {
+        ControlAction::BreakHold if wish.token == 0 || wish.reason.trim().is_empty() => {
             return Err(bad_request("breaking a hold needs its token and a reason"));
         }
         ControlAction::BreakHold => Action::BreakHold { token: Token(wish.token) },
+        ControlAction::AttestPoweredOff if wish.reason.trim().is_empty() => {
+            return Err(bad_request("attesting that a host is powered off needs a reason"));
+        }
+        ControlAction::AttestPoweredOff => {
+            Action::AttestPoweredOff { host: host()?, token: Token(wish.token) }
+        }
     })
 }
 

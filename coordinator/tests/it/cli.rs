@@ -20,20 +20,20 @@ use crate::{
 };
 
 /// What a run left behind.
-struct Ran {
-    code: i32,
-    out: String,
-    err: String,
+pub struct Ran {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
 }
 
 impl Ran {
     /// Reads the one document on stdout.
-    fn document<T: DeserializeOwned>(&self) -> T {
+    pub fn document<T: DeserializeOwned>(&self) -> T {
         assert_eq!(self.out.lines().count(), 1, "{}\n{}", self.out, self.err);
         serde_json::from_str(&self.out).unwrap()
     }
 
-    fn expect(self, code: i32) -> Self {
+    pub fn expect(self, code: i32) -> Self {
         assert_eq!(self.code, code, "stdout: {}\nstderr: {}", self.out, self.err);
         self
     }
@@ -64,7 +64,7 @@ fn ran(mut command: Command) -> Ran {
 }
 
 /// Runs the program against the lab, while its coordinator goes on in other threads.
-async fn grayfin(lab: &Lab, args: &[&str]) -> Ran {
+pub async fn grayfin(lab: &Lab, args: &[&str]) -> Ran {
     let command = command(&lab.pki, &format!("127.0.0.1:{}", lab.port), args);
     tokio::task::spawn_blocking(move || ran(command)).await.unwrap()
 }
@@ -169,8 +169,7 @@ fn a_refused_start_says_why_and_touches_nothing() {
             let missing = grayfin(&lab, &["rollout", "status", id]).await.expect(1);
             assert!(missing.err.starts_with("error GF0704: "), "{}", missing.err);
         }
-        let unheld =
-            grayfin(&lab, &["hold", "break", "trade", "--token", "1", "--reason", "x", "--yes"]);
+        let unheld = grayfin(&lab, &["hold", "break", "trade", "--token", "1", "--reason", "x"]);
         assert!(unheld.await.expect(1).err.starts_with("error GF0704: "));
         running.stop().await.unwrap();
     });

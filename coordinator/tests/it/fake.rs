@@ -1,7 +1,14 @@
 //! Host agents that are played: they speak the real protocol over real mTLS, keep what a ledger
 //! would keep, and do nothing to any database.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use grayfin_proto::{
     WIRE, document,
@@ -33,6 +40,8 @@ pub struct Fake {
     files: tls::Files,
     address: String,
     disk: Mutex<Disk>,
+    /// Its sequence goes no further.
+    pub stuck: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -67,6 +76,7 @@ impl Fake {
             files,
             address: address.to_owned(),
             disk: Mutex::default(),
+            stuck: AtomicBool::new(false),
         })
     }
 
@@ -302,6 +312,9 @@ impl Fake {
     /// everything comes up on the new version.
     async fn sequence(&self, out: &Out, goes: &Mutex<BTreeMap<u64, bool>>) {
         let token = self.world.look(&self.host).open_hold.unwrap();
+        while self.stuck.load(Ordering::Relaxed) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         let actions = [vec!["node", "agent"], vec!["ctl"]];
         let done = self.disk.lock().await.stopped;
         for action in actions.iter().skip(done) {

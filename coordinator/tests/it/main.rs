@@ -18,4 +18,5 @@ mod rollout;
 mod serve;
 mod services;
 mod store;
+mod ways_out;
 mod world;

@@ -95,6 +95,7 @@ codes! {
     AgentAmnesic = "GF0604", "a host agent's ledger is unknown or older than it was";
     LedgerCorrupt = "GF0605", "the ledger is damaged";
     HoldBroken = "GF0606", "an operator broke the hold";
+    PoweredOff = "GF0607", "an operator attested that the host is powered off";
     NotLeader = "GF0701", "this coordinator does not lead";
     NoQuorum = "GF0702", "the coordinators have no majority: the outcome is unknown";
     BadRequest = "GF0703", "the request is not valid";

@@ -26,6 +26,9 @@ pub enum RolloutState {
     Verifying,
     /// Final: every node is proven to run the target version.
     Succeeded,
+    /// Final: every node is proven to run the target version, but for those of hosts that an operator
+    /// left out.
+    Incomplete,
     /// Final: aborted; no host is held.
     Aborted,
     /// Final: refused or failed with no host held.
@@ -35,7 +38,7 @@ pub enum RolloutState {
 impl RolloutState {
     /// Tells whether nothing follows.
     pub const fn is_final(self) -> bool {
-        matches!(self, Self::Succeeded | Self::Aborted | Self::Failed)
+        matches!(self, Self::Succeeded | Self::Incomplete | Self::Aborted | Self::Failed)
     }
 }
 
@@ -49,6 +52,7 @@ impl std::fmt::Display for RolloutState {
             Self::Aborting => "aborting",
             Self::Verifying => "verifying",
             Self::Succeeded => "succeeded",
+            Self::Incomplete => "incomplete",
             Self::Aborted => "aborted",
             Self::Failed => "failed",
         })
@@ -222,6 +226,9 @@ pub struct Explanation {
     pub next: Option<(HostId, String)>,
     /// Whether there is a way back for the held host, and why.
     pub way_back: String,
+    /// Where there is none: what remains possible, node by node (S12).
+    #[serde(default)]
+    pub way_forward: Vec<String>,
     /// Commands that make sense now.
     pub commands: Vec<String>,
     /// All gates as they stand.

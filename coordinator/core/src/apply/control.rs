@@ -3,7 +3,6 @@
 use grayfin_types::{
     Code, HostId, RolloutId, Token,
     event::Body,
-    gate::Reason,
     status::{HostPhase, RolloutState},
     step::{SequenceState, Step},
 };
@@ -11,14 +10,14 @@ use grayfin_types::{
 use super::Applier;
 use crate::{
     cmd::{Action, Control, Response},
-    gates::reason,
-    state::{BrokenHold, CloseAs, HoldStage, OrderBody, OrderKind, Staging},
+    state::{CloseAs, HoldStage, OrderBody, OrderKind, Staging},
+    ways,
 };
 
 impl Applier<'_> {
     pub(super) fn control(&mut self, control: &Control) -> Response {
-        if let Action::AttestPoweredOff { host } = &control.action {
-            return self.attest(control, host);
+        if let Action::AttestPoweredOff { host, token } = &control.action {
+            return self.attest(control, host, *token);
         }
         let id = &control.rollout;
         let Some(entry) = self.state.rollouts.get(id) else {
@@ -105,6 +104,9 @@ impl Applier<'_> {
         };
         if entry.state != RolloutState::Halted {
             return wrong(format!("nothing failed: it is {}", entry.state));
+        }
+        if let Some(run) = entry.hosts.iter().find(|h| h.in_turn() && ways::is_busy(h)) {
+            return wrong(format!("`{}` is still being worked on: wait for its end", run.host));
         }
         let cluster = entry.cluster.clone();
         for run in &mut entry.hosts {
@@ -244,14 +246,19 @@ impl Applier<'_> {
             return wrong("it is gone".to_owned());
         };
         let cluster = entry.cluster.clone();
+        let remains =
+            entry.host(&host).map(|run| ways::forward(entry, run).join("; ")).unwrap_or_default();
         let Some(run) = entry.host_mut(&host) else { return wrong("it is gone".to_owned()) };
+        if ways::is_busy(run) {
+            return wrong(format!("`{host}` is still being worked on: wait for its end"));
+        }
         let step = match &run.sequence {
             Some(SequenceState::Failed { step, first_start: false, .. }) => *step,
             Some(SequenceState::Failed { .. } | SequenceState::Up) => {
                 return Response::refused(
                     Code::UndoImpossible,
                     format!(
-                        "the new version may have been started on `{host}`, which rewrites the metadata: there is no way back by itself; `grayfin explain {id}` says what remains"
+                        "the new version may have been started on `{host}`, which rewrites the metadata: there is no way back by itself. What remains: `grayfin rollout retry {id}` when the cause is mended, or `grayfin rollout abort {id}`, which lets the host come up; {remains}"
                     ),
                 );
             }
@@ -269,92 +276,7 @@ impl Applier<'_> {
         Response::Done
     }
 
-    fn break_hold(&mut self, id: &RolloutId, token: Token, control: &Control) -> Response {
-        let Some(held) = self.state.hold_of(id) else {
-            return wrong(format!("rollout `{id}` has no hold"));
-        };
-        if held.token != token {
-            return Response::refused(
-                Code::TokenStale,
-                format!("the hold's token is {}, not {token}: look again", held.token),
-            );
-        }
-        let (host, stage) = (held.host.clone(), held.stage);
-        let Some(entry) = self.state.rollouts.get_mut(id) else {
-            return wrong("it is gone".to_owned());
-        };
-        let cluster = entry.cluster.clone();
-        if stage == HoldStage::Asking {
-            self.drop_asking(id);
-        } else {
-            let settled = matches!(
-                entry.host(&host).and_then(|run| run.sequence.as_ref()),
-                Some(
-                    SequenceState::Up
-                        | SequenceState::Refused { .. }
-                        | SequenceState::Undone { .. }
-                )
-            );
-            if let Some(run) = entry.host_mut(&host) {
-                run.phase = HostPhase::Failed;
-            }
-            self.state.holds.remove(&cluster);
-            if let Some(enrolment) = self.state.hosts.get_mut(&host) {
-                enrolment.drop_orders(&cluster, |order| order.token == token);
-            }
-            let rollout = id.clone();
-            let host = host.clone();
-            self.state.broken.push(BrokenHold { token, host, cluster, rollout, settled });
-        }
-        self.tell(control);
-        let halted: Reason = reason(
-            Code::HoldBroken,
-            host.to_string(),
-            format!("`{}` broke the hold with token {token}: {}", control.by, control.reason),
-            format!(
-                "the next hold still needs `{host}`'s promise: bring the host and its agent up, or attest that it is powered off"
-            ),
-        );
-        if let Some(entry) = self.state.rollouts.get_mut(id) {
-            entry.halted = Some(halted);
-        }
-        self.set_state(id, RolloutState::Failed);
-        Response::Done
-    }
-
-    /// A broken hold's host that failed does nothing without an order: this one lets it undo, or come
-    /// up where there is no way back. It takes nothing down.
-    fn bring_up_broken(&mut self, id: &RolloutId) -> Option<Response> {
-        let broken = self.state.broken.iter().find(|b| &b.rollout == id && !b.settled)?.clone();
-        let enrolment = self.state.hosts.get_mut(&broken.host)?;
-        if !enrolment.awaits(&broken.cluster, id, OrderKind::Abort) {
-            let (token, body) = (broken.token, OrderBody::Nothing);
-            enrolment.push(&broken.cluster, token, OrderKind::Abort, id, body);
-        }
-        Some(Response::Done)
-    }
-
-    fn attest(&mut self, control: &Control, host: &HostId) -> Response {
-        if self.state.holds.values().any(|h| &h.host == host && h.stage != HoldStage::Asking) {
-            return wrong(format!("`{host}` is held: break its hold first"));
-        }
-        let Some(enrolment) = self.state.hosts.get_mut(host) else {
-            return Response::refused(
-                Code::NoSuchObject,
-                format!("no host agent `{host}` ever enrolled"),
-            );
-        };
-        enrolment.gone = Some((control.by.clone(), control.reason.clone()));
-        for outbox in enrolment.outboxes.values_mut() {
-            outbox.pending.clear();
-        }
-        self.state.broken.retain(|b| &b.host != host);
-        self.refresh_promises();
-        self.tell(control);
-        Response::Done
-    }
-
-    fn state_of(&self, id: &RolloutId) -> Option<RolloutState> {
+    pub(super) fn state_of(&self, id: &RolloutId) -> Option<RolloutState> {
         self.state.rollouts.get(id).map(|r| r.state)
     }
 
@@ -366,7 +288,7 @@ impl Applier<'_> {
     }
 }
 
-fn wrong(why: String) -> Response {
+pub(super) fn wrong(why: String) -> Response {
     Response::refused(Code::WrongState, why)
 }
 

@@ -89,13 +89,15 @@ impl Applier<'_> {
                 ),
             ));
         }
-        if let Some((by, why)) = &known.gone
+        if let Some(gone) = &known.gone
             && hello.generation == known.generation
         {
             return Some(Response::refused(
                 Code::AgentAmnesic,
                 format!(
-                    "`{by}` attested that `{host}` is powered off ({why}): enrol it anew with a certificate of generation {}",
+                    "`{}` attested that `{host}` is powered off ({}): enrol it anew with a certificate of generation {}",
+                    gone.by,
+                    gone.reason,
                     known.generation.next()
                 ),
             ));

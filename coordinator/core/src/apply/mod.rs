@@ -3,6 +3,7 @@
 //! No command is trusted to fit: it was decided on an older state, or comes twice. What no longer
 //! fits is answered [`Response::Ignored`] and changes nothing.
 
+mod breaking;
 mod canary;
 mod control;
 mod enrol;
@@ -143,8 +144,8 @@ impl Applier<'_> {
             return;
         }
         entry.state = to;
-        // One that failed keeps saying why.
-        if !matches!(to, RolloutState::Halted | RolloutState::Failed) {
+        // One that failed, or left hosts out, keeps saying why.
+        if !matches!(to, RolloutState::Halted | RolloutState::Failed | RolloutState::Incomplete) {
             entry.halted = None;
         }
         if to.is_final() {

@@ -47,6 +47,9 @@ impl Applier<'_> {
         self.emit(&start.rollout, "coordinator", Body::Gates { host: None, findings });
         let state = RolloutState::Staging;
         self.emit(&start.rollout, "coordinator", Body::State { state });
+        for host in self.state.gone_from(cluster) {
+            self.tell_gone(&start.rollout, &host);
+        }
         for host in start.plan.hosts.iter().filter(|h| !h.already_done) {
             if let Some(enrolment) = self.state.hosts.get_mut(&host.host) {
                 let kind = OrderKind::Stage;
@@ -186,6 +189,7 @@ impl Applier<'_> {
                 RolloutState::Halted
                 | RolloutState::Aborting
                 | RolloutState::Succeeded
+                | RolloutState::Incomplete
                 | RolloutState::Aborted
                 | RolloutState::Failed,
             )
@@ -218,20 +222,36 @@ impl Applier<'_> {
         if !verifying {
             return Response::ignored("the rollout is not at its final check");
         }
+        let left_out = self.state.rollouts.get(id).map(Rollout::left_out).unwrap_or_default();
+        let complete = ok && left_out.is_empty();
         let versions = versions.to_vec();
-        self.emit(id, "coordinator", Body::FinalVerification { versions, ok });
-        if !ok && let Some(entry) = self.state.rollouts.get_mut(id) {
+        self.emit(id, "coordinator", Body::FinalVerification { versions, ok: complete });
+        if !complete && let Some(entry) = self.state.rollouts.get_mut(id) {
+            let evidence = if ok {
+                let names: Vec<String> = left_out.iter().map(|h| format!("`{h}`")).collect();
+                format!(
+                    "an operator left out {}: every other node runs {}",
+                    names.join(", "),
+                    entry.plan.target
+                )
+            } else {
+                "not every node runs the target version".to_owned()
+            };
             entry.halted = Some(reason(
                 Code::VersionNotReached,
                 entry.cluster.to_string(),
-                "not every node runs the target version",
+                evidence,
                 format!(
                     "start a rollout again: hosts that are done are skipped (`grayfin rollout start {} --to {}`)",
                     entry.cluster, entry.plan.target
                 ),
             ));
         }
-        let to = if ok { RolloutState::Succeeded } else { RolloutState::Failed };
+        let to = match (ok, complete) {
+            (true, true) => RolloutState::Succeeded,
+            (true, false) => RolloutState::Incomplete,
+            (false, _) => RolloutState::Failed,
+        };
         self.set_state(id, to);
         Response::Done
     }

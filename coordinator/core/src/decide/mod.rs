@@ -141,7 +141,10 @@ impl<'a> Work<'a> {
             RolloutState::Halted => self.waiting.clone_from(&self.rollout.waiting),
             RolloutState::Aborting => self.aborting(in_turn),
             RolloutState::Verifying => self.verifying(),
-            RolloutState::Succeeded | RolloutState::Aborted | RolloutState::Failed => {}
+            RolloutState::Succeeded
+            | RolloutState::Incomplete
+            | RolloutState::Aborted
+            | RolloutState::Failed => {}
         }
     }
 

@@ -145,7 +145,8 @@ impl Work<'_> {
                 other.to_string(),
                 evidence,
                 format!(
-                    "start the host agent on `{other}`; or attest that the host is powered off"
+                    "start the host agent on `{other}`; or, if the host is switched off for good, `grayfin hold attest {other} --token {}`",
+                    held.token
                 ),
             ));
         }

@@ -4,14 +4,12 @@
 use grayfin_types::{
     HostId,
     facts::{Probe, ProcessState},
-    status::HostPhase,
 };
 
 use super::Work;
 use crate::{
     cmd::Cmd,
     gates::{self, Moment},
-    state::Staging,
 };
 
 impl Work<'_> {
@@ -21,16 +19,13 @@ impl Work<'_> {
         }
         let rollout = self.rollout;
         // Hosts that an operator left out are not on the target, and are not waited for.
-        let left_out = |run: &crate::state::HostRun| {
-            run.phase == HostPhase::Skipped && run.staging != Staging::NotNeeded
-        };
-        let proven: Vec<HostId> =
-            rollout.hosts.iter().filter(|run| !left_out(run)).map(|run| run.host.clone()).collect();
+        let left_out = rollout.left_out();
+        let hosts = rollout.hosts.iter().map(|run| run.host.clone());
+        let proven: Vec<HostId> = hosts.filter(|host| !left_out.contains(host)).collect();
         let mut input = self.input(Moment::After, None);
         input.hosts = &proven;
         let against = gates::against(&gates::at_end(&input));
-        let complete = proven.len() == rollout.hosts.len();
-        let ok = against.is_empty() && complete;
+        let ok = against.is_empty();
         let waited_ms = self
             .view
             .stages

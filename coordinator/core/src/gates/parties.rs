@@ -52,7 +52,9 @@ pub(super) fn agents_connected(input: &Input<'_>) -> Verdict {
                 Code::AgentMissing,
                 host.to_string(),
                 format!("its host agent is not connected, {since}"),
-                format!("start the host agent on `{host}`; `grayfin hosts` shows who is connected"),
+                format!(
+                    "start the host agent on `{host}`; `grayfin hosts` shows who is connected; only if the host is switched off for good: `grayfin hold attest {host}`"
+                ),
             );
             verdict.stop_at_start(input, why);
         }
@@ -132,6 +134,9 @@ pub(super) fn nodes_claimed(input: &Input<'_>) -> Verdict {
     for node in nodes {
         topology.configured.entry(node.spec.alias.clone()).or_insert_with(|| node.spec.clone());
     }
+    // What a host that is attested as powered off had is claimed by nobody. One that lives disproves it.
+    let gone = input.state.nodes_gone(input.cluster);
+    topology.configured.retain(|alias, _| !gone.contains(alias));
     let mut verdict = Verdict::default();
     for why in topology.unclaimed(&live) {
         verdict.stop_at_start(input, why);
@@ -228,13 +233,14 @@ pub(super) fn nodes_up(input: &Input<'_>) -> Verdict {
         Err(why) => return Verdict::unknown(why),
     };
     let mut verdict = Verdict::default();
-    let down = match (input.moment, input.host()) {
+    let mut down = match (input.moment, input.host()) {
         (Moment::Go, Some(host)) => match input.nodes_of(host) {
             Ok(nodes) => nodes,
             Err(why) => return Verdict::unknown(why),
         },
         (Moment::Go, None) | (Moment::Start | Moment::Grant | Moment::After, _) => BTreeSet::new(),
     };
+    down.extend(input.state.nodes_gone(input.cluster));
     let mut report = |alias: &NodeAlias, role: NodeRole, evidence: String| {
         verdict.stop_at_start(
             input,

@@ -33,7 +33,8 @@ pub(super) fn controllers_caught_up(input: &Input<'_>) -> Verdict {
     };
     let empty = BTreeMap::new();
     let votes = input.view.clusters.get(input.cluster).map_or(&empty, |c| &c.votes);
-    for alias in &controllers {
+    let gone = input.state.nodes_gone(input.cluster);
+    for alias in controllers.difference(&gone) {
         match votes.get(alias) {
             None => verdict.hold(not(alias, "it does not say who leads".to_owned())),
             Some((named, _)) if named != leader => verdict.hold(not(

@@ -24,12 +24,23 @@ pub struct Enrolment {
     pub committed_position: u64,
     /// Why the host agent may only look (S8): its ledger is unknown or older than it was.
     pub amnesic: Option<String>,
-    /// An operator attested that the host is powered off for good: by whom and why (S2).
-    pub gone: Option<(String, String)>,
+    /// An operator attested that the host is powered off for good (S2).
+    pub gone: Option<Gone>,
     /// Version of the host agent.
     pub agent_version: String,
     /// Orders by cluster.
     pub outboxes: BTreeMap<ClusterId, Outbox>,
+}
+
+/// An operator's word that a host is powered off.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gone {
+    /// Who.
+    pub by: String,
+    /// Why.
+    pub reason: String,
+    /// When, milliseconds since 1970.
+    pub at_ms: u64,
 }
 
 /// Orders to one host agent for one cluster.

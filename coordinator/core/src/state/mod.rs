@@ -9,11 +9,11 @@ mod rollout;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use grayfin_types::{ClusterId, Code, HostId, Incarnation, RolloutId, Term, Token};
+use grayfin_types::{ClusterId, Code, HostId, Incarnation, NodeAlias, RolloutId, Term, Token};
 use serde::{Deserialize, Serialize};
 
 pub use canary::{CanaryPhase, CanaryRun, Check, WriterStatus};
-pub use enrolment::{Enrolment, OrderBody, OrderEntry, OrderKind, Outbox};
+pub use enrolment::{Enrolment, Gone, OrderBody, OrderEntry, OrderKind, Outbox};
 pub use rollout::{CloseAs, GoRecord, HostRun, Rollout, Staging};
 
 use crate::cmd::Response;
@@ -90,6 +90,24 @@ impl State {
     /// Returns the hosts that claim a cluster, those attested as gone left out.
     pub fn hosts_of<'a>(&'a self, cluster: &'a ClusterId) -> impl Iterator<Item = &'a Enrolment> {
         self.hosts.values().filter(move |e| e.clusters.contains(cluster) && e.gone.is_none())
+    }
+
+    /// Returns the hosts of a cluster that an operator attested as powered off.
+    pub fn gone_from(&self, cluster: &ClusterId) -> BTreeSet<HostId> {
+        let gone = self.hosts.values().filter(|e| e.clusters.contains(cluster) && e.gone.is_some());
+        gone.map(|e| e.host.clone()).collect()
+    }
+
+    /// Returns the nodes of a cluster's hosts that an operator attested as powered off, as the newest
+    /// plan that names each of them says.
+    pub fn nodes_gone(&self, cluster: &ClusterId) -> BTreeSet<NodeAlias> {
+        let mut rollouts: Vec<&Rollout> =
+            self.rollouts.values().filter(|r| &r.cluster == cluster).collect();
+        rollouts.sort_by_key(|r| (r.started_ms, r.id.clone()));
+        let gone = self.gone_from(cluster);
+        let planned =
+            gone.iter().filter_map(|host| rollouts.iter().rev().find_map(|r| r.plan.host(host)));
+        planned.flat_map(|host| host.nodes.iter().map(|n| n.alias.clone())).collect()
     }
 
     /// Returns every cluster that some host claims, or that has a rollout.

@@ -67,6 +67,14 @@ impl Rollout {
         self.hosts.iter().all(HostRun::ended)
     }
 
+    /// Returns the hosts that an operator left out; those that were on the target already do not count.
+    pub fn left_out(&self) -> Vec<HostId> {
+        let out = |h: &&HostRun| {
+            h.phase == HostPhase::Skipped && !matches!(h.staging, Staging::NotNeeded)
+        };
+        self.hosts.iter().filter(out).map(|h| h.host.clone()).collect()
+    }
+
     /// Tells whether every host has what it needs to begin.
     pub fn all_staged(&self) -> bool {
         self.hosts

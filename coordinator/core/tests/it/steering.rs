@@ -15,27 +15,27 @@ use grayfin_types::{
 
 use crate::{
     agent::Fault,
-    model::{NEW, OLD, cluster, host, version},
+    model::{NEW, OLD, host, version},
     world::{World, request},
 };
 
 const CANARY: CanarySpec = CanarySpec::New { rows_per_second: 100 };
 
-fn failing(fault: Fault) -> World {
+pub(crate) fn failing(fault: Fault) -> World {
     let mut world = World::started(3, CANARY);
     world.agents.get_mut(&host(2)).unwrap().fault = Some(fault);
     world.until_state(RolloutState::Halted);
     world
 }
 
-fn code(response: &Response) -> Option<Code> {
+pub(crate) fn code(response: &Response) -> Option<Code> {
     match response {
         Response::Refused { code, .. } => Some(*code),
         _ => None,
     }
 }
 
-fn mend(world: &mut World) {
+pub(crate) fn mend(world: &mut World) {
     world.agents.get_mut(&host(2)).unwrap().fault = None;
 }
 
@@ -69,7 +69,7 @@ fn every_failed_step_can_be_retried() {
 fn an_undone_host_can_be_left_out_and_the_end_says_so() {
     let mut world = failing(Fault::Undo(Step::Stop));
     assert_eq!(world.control(Action::Skip { host: None }), Response::Done);
-    world.finish(RolloutState::Failed);
+    world.finish(RolloutState::Incomplete);
     assert_eq!(world.granted(), [host(2), host(3), host(1)]);
     let rollout = &world.state.rollouts[&world.id];
     assert_eq!(rollout.host(&host(2)).unwrap().phase, HostPhase::Skipped);
@@ -87,7 +87,7 @@ fn a_disturbed_host_cannot_be_left_out() {
 fn a_host_whose_turn_has_not_come_can_be_left_out() {
     let mut world = World::started(3, CanarySpec::Off);
     assert_eq!(world.control(Action::Skip { host: Some(host(3)) }), Response::Done);
-    world.finish(RolloutState::Failed);
+    world.finish(RolloutState::Incomplete);
     assert_eq!(world.granted(), [host(2), host(1)]);
     assert_eq!(code(&world.control(Action::Pause)), Some(Code::WrongState));
 }
@@ -201,18 +201,6 @@ fn a_broken_hold_closes_nothing_and_its_host_blocks_until_it_is_up() {
     assert!(world.start(&request(CanarySpec::Off)).ready);
     world.finish(RolloutState::Succeeded);
     assert_eq!(world.agents[&host(2)].runs, 1, "it was on the target already");
-}
-
-#[test]
-fn a_host_that_is_attested_as_powered_off_must_enrol_anew() {
-    let mut world = World::new(4);
-    world.disconnect(&host(4));
-    assert_eq!(
-        code(&world.control(Action::AttestPoweredOff { host: "nobody".parse().unwrap() })),
-        Some(Code::NoSuchObject)
-    );
-    assert_eq!(world.control(Action::AttestPoweredOff { host: host(4) }), Response::Done);
-    assert!(world.state.hosts_of(&cluster()).all(|e| e.host != host(4)));
 }
 
 #[test]

@@ -162,6 +162,9 @@ pub(crate) fn explanation(explained: &Explanation) -> String {
         line(&mut out, format_args!("next: {host}, {why}"));
     }
     line(&mut out, format_args!("way back: {}", explained.way_back));
+    for remains in &explained.way_forward {
+        line(&mut out, format_args!("what remains: {remains}"));
+    }
     if !explained.gates.is_empty() {
         out.push_str(&findings(&explained.gates));
     }

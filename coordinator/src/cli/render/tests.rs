@@ -384,6 +384,7 @@ trade    7      asking  db2   4f1c     db1       db3
         waiting: Vec::new(),
         next: Some(("db3".parse().unwrap(), "it is in turn".to_owned())),
         way_back: "not needed".to_owned(),
+        way_forward: vec!["controller `ctl3`: retry".to_owned()],
         commands: vec!["grayfin rollout resume 4f1c".to_owned()],
         gates: Vec::new(),
     };
@@ -392,6 +393,7 @@ rollout 4f1c is paused
 it waits for nothing
 next: db3, it is in turn
 way back: not needed
+what remains: controller `ctl3`: retry
 makes sense now: `grayfin rollout resume 4f1c`
 ";
     assert_eq!(status::explanation(&explained), expected);
