@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use grayfin_proto::{
     document,
-    v1::{Document, WatchRequest},
+    v1::{Document, Empty, WatchRequest},
 };
 use grayfin_types::{Code, RolloutId, event::Event, status::RolloutState};
 use jiff::tz::TimeZone;
@@ -42,7 +42,8 @@ pub(crate) async fn run(
         None => show::rollout(client, None).await?.id,
     };
     let mut shown = Shown::new(output);
-    let mut reader = Reader { client, id, next: from.max(1), alone_since: None, output };
+    let mut reader =
+        Reader { client, id, next: from.max(1), alone_since: None, learned: false, output };
     let state = reader.read(&mut shown).await?;
     shown.end()?;
     Ok(if state == RolloutState::Succeeded { Exit::Done } else { Exit::Refused })
@@ -54,6 +55,7 @@ struct Reader<'a> {
     id: RolloutId,
     next: u64,
     alone_since: Option<Instant>,
+    learned: bool,
     output: Output,
 }
 
@@ -64,6 +66,7 @@ impl Reader<'_> {
                 match self.open(&address).await? {
                     Ok(stream) => {
                         self.alone_since = None;
+                        self.learn(&address).await;
                         if let Some(state) = self.follow(stream, shown).await? {
                             return Ok(state);
                         }
@@ -72,6 +75,19 @@ impl Reader<'_> {
                 }
             }
             sleep(AGAIN).await;
+        }
+    }
+
+    /// Asks who else is there, once: the one that is watched may be gone a moment later.
+    async fn learn(&mut self, address: &str) {
+        if self.learned {
+            return;
+        }
+        let Ok(mut operator) = self.client.to(address) else { return };
+        if let Ok(Ok(answer)) = timeout(OPEN_MAX, operator.coordinators(Empty {})).await {
+            self.learned = true;
+            let all = answer.into_inner().coordinators;
+            self.client.learn(all.into_iter().map(|coordinator| coordinator.address));
         }
     }
 
