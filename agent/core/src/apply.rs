@@ -52,6 +52,13 @@ impl State {
                 self.host = Some(host.clone());
             }
             Body::Raised { authority } => self.raise(authority)?,
+            Body::Welcomed { authority, membership } => {
+                self.raise(authority)?;
+                if *membership < self.membership {
+                    return Err("an older membership after a newer one".to_owned());
+                }
+                self.membership = *membership;
+            }
             Body::Promised { token, authority, .. } => self.promised(*token, authority)?,
             Body::Ordered { order, answer, boot_id } => self.ordered(order, answer, boot_id)?,
             Body::Staging { cluster, number, event } => self.staging(cluster, *number, event)?,
@@ -76,6 +83,10 @@ impl State {
         }
         if (to.incarnation, to.term) < (now.incarnation, now.term) {
             return Err("an older authority after a newer one".to_owned());
+        }
+        if to.incarnation > now.incarnation {
+            // Places in a log compare only within one incarnation.
+            self.membership = 0;
         }
         self.authority = Some(to.clone());
         Ok(())

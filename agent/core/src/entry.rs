@@ -39,6 +39,13 @@ pub enum Body {
         /// It.
         authority: Authority,
     },
+    /// A coordinator that leads presented itself with a newer authority or membership.
+    Welcomed {
+        /// Its authority; a higher incarnation came with an operator's signed act.
+        authority: Authority,
+        /// Place in the log of the group's membership.
+        membership: u64,
+    },
     /// A token was promised: it and all lower ones are refused from here on (S2).
     Promised {
         /// For which cluster it was asked.

@@ -16,6 +16,8 @@ use grayfin_types::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::state::GroupAct;
+
 /// A command with the wall clock of the coordinator that proposes it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stamped {
@@ -43,6 +45,8 @@ pub enum Cmd {
         /// Its Raft term.
         term: Term,
     },
+    /// An operator changes the group of coordinators; recorded before it is done.
+    Coordinators(CoordinatorsWish),
     /// A host agent said hello.
     Enrol(Enrol),
     /// An operator starts a rollout.
@@ -281,6 +285,23 @@ pub struct Control {
     pub rollout: RolloutId,
     /// What.
     pub action: Action,
+    /// Why.
+    pub reason: String,
+    /// Who.
+    pub by: String,
+}
+
+/// An operator's wish about the group of coordinators.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CoordinatorsWish {
+    /// Unique per wish.
+    pub request_id: String,
+    /// What.
+    pub what: GroupAct,
+    /// Which coordinator; the one that led when the lead is transferred.
+    pub id: u64,
+    /// Where it listens; empty unless it is added.
+    pub address: String,
     /// Why.
     pub reason: String,
     /// Who.

@@ -65,6 +65,9 @@ pub(crate) enum Command {
     },
     /// List the coordinators and who leads
     Coordinators,
+    /// Look at, enlarge and shrink the group of coordinators
+    #[command(subcommand)]
+    Coordinator(Coordinator),
     /// Make a private CA and certificates
     #[command(subcommand)]
     Pki(Pki),
@@ -242,6 +245,45 @@ pub(crate) struct Sure {
     /// The host's name, for scripts; otherwise it is to be typed
     #[arg(long, value_name = "HOST")]
     pub(crate) confirm: Option<HostId>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Coordinator {
+    /// List the coordinators and who leads
+    List,
+    /// Show who answers, how far behind it is, and what was done to the group
+    Status,
+    /// Take a new coordinator in: it learns the log first, then it votes
+    Add {
+        /// Its number, which no coordinator of the group ever had
+        id: u64,
+        /// Where it listens, `host:port`
+        address: String,
+        #[command(flatten)]
+        asked: Asked,
+    },
+    /// Take a coordinator out, for ever
+    Remove {
+        /// Its number
+        id: u64,
+        #[command(flatten)]
+        asked: Asked,
+    },
+    /// Let another coordinator lead, before the leader's machine is worked on
+    TransferLead {
+        #[command(flatten)]
+        asked: Asked,
+    },
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Asked {
+    /// Why; it is on record
+    #[arg(long, default_value = "")]
+    pub(crate) reason: String,
+    /// The wish's own id, for programs that repeat it: a repeat goes on where the first one ended
+    #[arg(long, value_name = "ID")]
+    pub(crate) request_id: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -24,6 +24,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Between two rounds over all coordinators.
 const ROUND: Duration = Duration::from_millis(300);
 
+/// Coordinators tell of each other; a group of more is none of ours.
+const LEARNED_MAX: usize = 16;
+
 /// The service's client.
 pub(crate) type Operator = OperatorClient<Channel>;
 
@@ -32,6 +35,8 @@ pub(crate) type Operator = OperatorClient<Channel>;
 pub(crate) struct Client {
     files: tls::Files,
     addresses: Vec<String>,
+    /// What coordinators told of each other.
+    learned: Mutex<Vec<String>>,
     /// Who answered last, or was named as the leader.
     preferred: Mutex<String>,
 }
@@ -67,7 +72,7 @@ impl Client {
         files.own_identity().map_err(|e| {
             Error::from_chain(Exit::Usage, &e).hint("`grayfin pki issue` makes one")
         })?;
-        Ok(Self { files, addresses, preferred: Mutex::new(first) })
+        Ok(Self { files, addresses, learned: Mutex::default(), preferred: Mutex::new(first) })
     }
 
     /// Calls whoever leads, each attempt with a limit, until an answer is there.
@@ -131,7 +136,21 @@ impl Client {
         let preferred = self.preferred.lock().map(|p| p.clone()).unwrap_or_default();
         let mut all = vec![preferred.clone()];
         all.extend(self.addresses.iter().filter(|a| **a != preferred).cloned());
+        let learned = self.learned.lock().map(|l| l.clone()).unwrap_or_default();
+        all.extend(learned.into_iter().filter(|a| *a != preferred));
         all
+    }
+
+    /// Remembers coordinators beyond those that were named.
+    pub(crate) fn learn(&self, addresses: impl IntoIterator<Item = String>) {
+        if let Ok(mut learned) = self.learned.lock() {
+            for address in addresses {
+                let known = self.addresses.contains(&address) || learned.contains(&address);
+                if !known && learned.len() < LEARNED_MAX {
+                    learned.push(address);
+                }
+            }
+        }
     }
 
     /// Makes a client for one coordinator.
@@ -175,7 +194,7 @@ fn judge<T>(status: &Status) -> Attempt<T> {
             let leader = status.metadata().get(LEADER).and_then(|v| v.to_str().ok());
             Attempt::Elsewhere(leader.map(str::to_owned))
         }
-        Some(Code::NoQuorum) => Attempt::Lost("the coordinators have no majority".to_owned()),
+        Some(Code::NoQuorum) => Attempt::Lost(words(status)),
         Some(code) => Attempt::Refused(Error::refused(code, words(status))),
         None => match status.code() {
             tonic::Code::Unavailable

@@ -3,6 +3,7 @@
 
 mod args;
 mod client;
+mod coordinator;
 mod error;
 mod hold;
 mod output;
@@ -69,6 +70,7 @@ fn run(cli: &Cli, output: Output) -> Result<Exit, Error> {
         | Command::Hosts
         | Command::Hold(_)
         | Command::Explain { .. }
+        | Command::Coordinator(_)
         | Command::Coordinators => {
             let client = Client::new(&cli.common)?;
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -93,7 +95,8 @@ async fn ask(client: &Client, command: &Command, output: Output) -> Result<Exit,
             hold::attest(client, host, *token, sure, output).await
         }
         Command::Explain { id } => show::explain(client, id.as_ref(), output).await,
-        Command::Coordinators => show::coordinators(client, output).await,
+        Command::Coordinators => coordinator::list(client, output).await,
+        Command::Coordinator(verb) => coordinator::run(client, verb, output).await,
         Command::Pki(_) | Command::Serve { .. } => {
             Err(Error::usage("this verb talks to no coordinator"))
         }

@@ -12,7 +12,7 @@ use grayfin_coordinator_core::{
 use grayfin_proto::{
     document,
     v1::{
-        ControlAction, ControlAnswer, ControlRequest, CoordinatorLine, CoordinatorsAnswer,
+        ControlAction, ControlAnswer, ControlRequest, CoordinatorsAnswer, CoordinatorsRequest,
         Document, Empty, RolloutName, StartAnswer, StartRequest, WatchRequest,
         operator_server::Operator,
     },
@@ -23,11 +23,11 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::{
-    caller,
-    planning::{self, check_request_id, must_lead},
+    caller, coordinators,
+    planning::{self, check_request_id, leads, must_lead},
     status, watch,
 };
-use crate::{clock::monotonic_ms, shared::Shared};
+use crate::{clock::monotonic_ms, shared::Shared, store::Refused};
 
 /// A plan waits up to 45 s for fresh facts.
 const PLAN_MAX: Duration = Duration::from_secs(60);
@@ -53,9 +53,16 @@ impl OperatorService {
         Self { shared }
     }
 
-    /// Returns whether an answer from here may be old: the lead could not be confirmed.
-    async fn is_stale(&self) -> bool {
-        must_lead(&self.shared).await.is_err()
+    /// Returns whether an answer from here may be old: nobody is known to lead, or the lead could
+    /// not be confirmed. A caller who can be sent to the leader is.
+    async fn is_stale(&self) -> Result<bool, Status> {
+        match leads(&self.shared).await {
+            Ok(()) => Ok(false),
+            Err(elsewhere @ Refused::NotLeader { leader: Some(_) }) => {
+                Err(status::refused(&elsewhere))
+            }
+            Err(_) => Ok(true),
+        }
     }
 
     async fn plan(&self, request: Request<Document>) -> Result<Document, Status> {
@@ -73,7 +80,7 @@ impl OperatorService {
 
     async fn status(&self, request: Request<RolloutName>) -> Result<Document, Status> {
         caller::viewer(&request)?;
-        let stale = self.is_stale().await;
+        let stale = self.is_stale().await?;
         let state = self.shared.store.state();
         let rollout = find(&state, request.get_ref())?;
         Ok(self.shared.sight.read(|view| {
@@ -83,7 +90,7 @@ impl OperatorService {
 
     async fn list(&self, request: Request<Empty>) -> Result<Document, Status> {
         caller::viewer(&request)?;
-        let stale = self.is_stale().await;
+        let stale = self.is_stale().await?;
         let state = self.shared.store.state();
         Ok(self.shared.sight.read(|view| {
             document::wrap(&core_status::list(&state, (!stale).then_some(view), stale))
@@ -161,22 +168,6 @@ impl OperatorService {
             .read(|view| explain::explain(&state, view, &id, monotonic_ms()))
             .map(|explanation| document::wrap(&explanation))
             .ok_or_else(|| no_such_rollout(id.as_str()))
-    }
-
-    fn coordinators(&self) -> CoordinatorsAnswer {
-        let leadership = self.shared.leadership();
-        CoordinatorsAnswer {
-            answering: self.shared.store.id(),
-            leader: leadership.leader.map_or(0, |(id, _)| id),
-            term: leadership.term.0,
-            coordinators: self
-                .shared
-                .store
-                .members()
-                .into_iter()
-                .map(|m| CoordinatorLine { id: m.id, address: m.address, voter: m.voter })
-                .collect(),
-        }
     }
 }
 
@@ -344,6 +335,15 @@ impl Operator for OperatorService {
         request: Request<Empty>,
     ) -> Result<Response<CoordinatorsAnswer>, Status> {
         caller::viewer(&request)?;
-        Ok(Response::new(self.coordinators()))
+        bounded(READ_MAX, async { Ok(coordinators::describe(&self.shared).await) }).await
+    }
+
+    async fn change_coordinators(
+        &self,
+        request: Request<CoordinatorsRequest>,
+    ) -> Result<Response<ControlAnswer>, Status> {
+        let by = caller::operator(&request)?;
+        let work = coordinators::change(&self.shared, request.into_inner(), by);
+        bounded(coordinators::CHANGE_MAX, work).await
     }
 }

@@ -28,7 +28,7 @@ pub fn of(code: Code, kind: tonic::Code, message: &str) -> Status {
 /// Makes the status for a command or read that the store did not answer.
 pub fn refused(refused: &Refused) -> Status {
     let kind = match refused {
-        Refused::NotLeader { .. } => tonic::Code::FailedPrecondition,
+        Refused::NotLeader { .. } | Refused::Group(_) => tonic::Code::FailedPrecondition,
         Refused::NoQuorum => tonic::Code::Unavailable,
         Refused::Stopped(_) => tonic::Code::Internal,
     };

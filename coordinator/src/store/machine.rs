@@ -105,6 +105,11 @@ impl Machine {
         Arc::clone(&self.look().state)
     }
 
+    /// Returns the place in the log of the membership that is applied.
+    pub(crate) fn membership(&self) -> u64 {
+        self.look().membership.log_id().map_or(0, |id| id.index)
+    }
+
     /// Fires after each applied entry.
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()

@@ -14,6 +14,7 @@ mod common;
 mod coordinator;
 mod fake;
 mod group;
+mod growth;
 mod rollout;
 mod serve;
 mod services;

@@ -104,6 +104,8 @@ codes! {
     Unreachable = "GF0706", "no coordinator could be reached";
     StoreDamaged = "GF0707", "the coordinator's store is damaged";
     NotAllowed = "GF0708", "the certificate's role does not allow this";
+    GroupChange = "GF0709", "the coordinators' group cannot be changed in this way";
+    CoordinatorRefused = "GF0710", "a coordinator speaks for an older group than is known";
     BackupIncomplete = "GF0801", "a backup is incomplete or damaged";
     BackupSourceChanged = "GF0802", "a source changed while it was copied";
     RestoreRefused = "GF0803", "a restore in place is not allowed now";

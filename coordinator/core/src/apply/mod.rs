@@ -6,6 +6,7 @@
 mod breaking;
 mod canary;
 mod control;
+mod coordinators;
 mod enrol;
 mod holds;
 mod orders;
@@ -66,6 +67,9 @@ impl Applier<'_> {
         match cmd {
             Cmd::Found { group, incarnation } => self.found(group, *incarnation),
             Cmd::Lease { coordinator, term } => self.lease(*coordinator, *term),
+            Cmd::Coordinators(wish) => {
+                self.once(&wish.request_id, |applier| applier.coordinators(wish))
+            }
             Cmd::Enrol(enrol) => self.enrol(enrol),
             Cmd::Start(start) => self.once(&start.request_id, |applier| applier.start(start)),
             Cmd::Control(control) => {

@@ -4,6 +4,7 @@
 //! [`crate::apply()`] changes it.
 
 mod canary;
+mod coordinators;
 mod enrolment;
 mod rollout;
 
@@ -13,6 +14,7 @@ use grayfin_types::{ClusterId, Code, HostId, Incarnation, NodeAlias, RolloutId, 
 use serde::{Deserialize, Serialize};
 
 pub use canary::{CanaryPhase, CanaryRun, Check, WriterStatus};
+pub use coordinators::{Act, Coordinators, GroupAct};
 pub use enrolment::{Enrolment, Gone, OrderBody, OrderEntry, OrderKind, Outbox};
 pub use rollout::{CloseAs, GoRecord, HostRun, Rollout, Staging};
 
@@ -37,6 +39,9 @@ pub struct State {
     pub group: String,
     /// Raised by an operator's act when the state was restored or forced (S2).
     pub incarnation: Incarnation,
+    /// What operators did to the group itself.
+    #[serde(default)]
+    pub coordinators: Coordinators,
     /// Who drives.
     pub lease: Option<Lease>,
     /// The last token allotted; it only ever grows.
@@ -61,6 +66,7 @@ impl Default for State {
             version: STATE_VERSION,
             group: String::new(),
             incarnation: Incarnation(0),
+            coordinators: Coordinators::default(),
             lease: None,
             last_token: Token(0),
             hosts: BTreeMap::new(),
