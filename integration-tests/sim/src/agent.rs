@@ -1,0 +1,617 @@
+//! A host agent: the real core between a ledger that can be lost and a machine that can be lost.
+//!
+//! The loop here is the runner's, in steps of virtual time: ask the core, write, act, write. A life
+//! can end before and after every write and in the middle of every action.
+
+use grayfin_agent_core::{
+    Body, Entry, Hold, State,
+    entry::{Authority, Event, Order},
+    fence::{self, Promise, Verdict},
+    fold, report,
+    sequence::{self, Action, Checked, Outcome, Seen, Success},
+    staging,
+    state::{CanaryTask, Failure},
+};
+use grayfin_coordinator_core::cmd::{CanaryReported, OrderAnswered, PromiseAnswered};
+use grayfin_types::{Code, Generation, HostId, LedgerId, OrderNumber, Token, step::Step};
+
+use crate::{
+    canary::Writer,
+    facts::{Blur, cluster_id},
+    message::{FromHost, Happening},
+    world::World,
+};
+
+/// Open work waits so long after a start for a coordinator's word about the ledger.
+const RESUME_WAIT_MS: u64 = 300;
+
+/// What the coordinators say about the ledger (S8).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trust {
+    /// Nothing yet in this life.
+    Unknown,
+    /// It is the newest.
+    Confirmed,
+    /// It is an old copy.
+    Amnesic,
+}
+
+/// What kind of call of the executor runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum What {
+    /// A look before a step.
+    Check,
+    /// The step.
+    Run,
+    /// Its undoing.
+    Undo,
+    /// Staging, without a hold.
+    Stage,
+}
+
+/// A go that is asked for.
+#[derive(Debug, Clone)]
+pub struct Asking {
+    /// Its number.
+    pub request: u64,
+    /// When it was sent last.
+    pub sent_ms: u64,
+    /// It counts as refused then.
+    pub until_ms: u64,
+    /// For which nodes.
+    pub nodes: Vec<usize>,
+    /// The answer.
+    pub answer: Option<bool>,
+}
+
+/// A call of the executor on its way.
+#[derive(Debug, Clone)]
+pub struct Call {
+    /// What kind.
+    pub what: What,
+    /// Which step.
+    pub step: Step,
+    /// Only verify.
+    pub already: bool,
+    /// How far it is.
+    pub at: u32,
+    /// It fails then.
+    pub deadline_ms: u64,
+    /// The go that it waits for.
+    pub ask: Option<Asking>,
+    /// The order that staging belongs to.
+    pub order: OrderNumber,
+}
+
+/// A session with a coordinator.
+#[derive(Debug, Clone)]
+pub struct Session {
+    /// Its number, unique in the run.
+    pub id: u64,
+    /// Which group.
+    pub group: usize,
+    /// Which coordinator of it.
+    pub replica: usize,
+    /// Nothing said now arrives before this.
+    pub fifo_ms: u64,
+    /// Reports up to here were sent.
+    pub reported: u64,
+}
+
+/// How a step is to go wrong, once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StepFault {
+    /// It fails.
+    Fail,
+    /// It never ends by itself.
+    Hang,
+    /// It says that it did it, and did nothing.
+    Lie,
+}
+
+/// A host agent.
+#[derive(Debug)]
+pub struct HostAgent {
+    /// Its host.
+    pub id: HostId,
+    /// Its process runs.
+    pub up: bool,
+    /// Grows with each process.
+    pub life: u64,
+    /// Its process stands still until then.
+    pub frozen_until: u64,
+    /// Of its certificate.
+    pub generation: u64,
+    /// Grows with each new ledger.
+    pub line: u64,
+    /// The ledger.
+    pub entries: Vec<Entry>,
+    /// Its fold.
+    pub state: State,
+    /// The session.
+    pub session: Option<Session>,
+    /// What is known of the ledger.
+    pub trust: Trust,
+    /// When this life began.
+    pub began_ms: u64,
+    /// Work was open when it began.
+    pub resumes: bool,
+    /// The last outcome of this life.
+    pub outcome: Option<Outcome>,
+    /// The same for staging.
+    pub staged: Option<(OrderNumber, Result<Success, Failure>)>,
+    /// What it is at.
+    pub call: Option<Call>,
+    /// Requests for a go so far.
+    pub requests: u64,
+    /// Looks so far.
+    pub looks: u64,
+    /// What is wrong with its looks.
+    pub blur: Blur,
+    /// Until when.
+    pub blur_until: u64,
+    /// Steps that are to go wrong.
+    pub faults: Vec<(Step, bool, StepFault)>,
+    /// The canary.
+    pub writer: Writer,
+    /// A wake-up is on its way.
+    pub woken: bool,
+}
+
+/// What came of a write to the ledger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Written {
+    /// It is durable.
+    Yes,
+    /// The state changed under us: it does not fit any more.
+    Illegal,
+    /// No room.
+    Full,
+    /// The process died.
+    Died,
+}
+
+impl HostAgent {
+    /// Makes one with a ledger of its own.
+    pub fn new(id: HostId) -> Self {
+        let mut new = Self {
+            id,
+            up: true,
+            life: 1,
+            frozen_until: 0,
+            generation: 1,
+            line: 0,
+            entries: Vec::new(),
+            state: State::default(),
+            session: None,
+            trust: Trust::Unknown,
+            began_ms: 0,
+            resumes: false,
+            outcome: None,
+            staged: None,
+            call: None,
+            requests: 0,
+            looks: 0,
+            blur: Blur::Clear,
+            blur_until: 0,
+            faults: Vec::new(),
+            writer: Writer::default(),
+            woken: false,
+        };
+        new.new_ledger();
+        new
+    }
+
+    /// Makes a new ledger in place of the old one.
+    pub fn new_ledger(&mut self) {
+        self.line += 1;
+        let ledger = LedgerId::new(format!("{}-l{}", self.id, self.line)).expect("a plain name");
+        let body = Body::Made { ledger, host: self.id.clone() };
+        self.entries = vec![Entry { at_ms: 0, body }];
+        self.state = fold(&self.entries).expect("the first entry fits");
+    }
+
+    /// Returns the ledger's id as text.
+    pub fn ledger(&self) -> String {
+        self.state.ledger.as_ref().map_or_else(String::new, ToString::to_string)
+    }
+
+    /// Returns the generation.
+    pub const fn generation(&self) -> Generation {
+        Generation(self.generation)
+    }
+}
+
+impl World {
+    /// Wakes a host agent soon.
+    pub(crate) fn wake(&mut self, h: usize, after_ms: u64) {
+        let agent = &mut self.agents[h];
+        if !agent.woken {
+            agent.woken = true;
+            let life = agent.life;
+            self.after(after_ms, Happening::Wake { host: h, life });
+        }
+    }
+
+    /// Writes an entry, durably; the process may die before or after.
+    pub(crate) fn append(&mut self, h: usize, body: Body) -> Written {
+        let place = self.dies_at_write(h);
+        if place == Some(true) {
+            self.tally.note("host agent killed before a write");
+            self.kill_agent(h);
+            return Written::Died;
+        }
+        let holds = self.agents[h].state.hold.is_some();
+        let reserved = matches!(body, Body::Sequence { .. }) && holds;
+        if self.cluster.hosts[h].full && !reserved {
+            self.tally.note("ledger full");
+            return Written::Full;
+        }
+        let entry = Entry { at_ms: self.wall_ms(h), body };
+        let before = self.agents[h].state.hold.clone();
+        if self.agents[h].state.apply(&entry).is_err() {
+            self.tally.note("write refused by the core: an order came between");
+            return Written::Illegal;
+        }
+        self.say(|w| format!("{} writes {:?}", w.agents[h].id, brief(&entry.body)));
+        self.agents[h].entries.push(entry.clone());
+        self.judge_entry(h, before.as_ref(), &entry.body);
+        if place == Some(false) {
+            self.tally.note("host agent killed after a write");
+            self.kill_agent(h);
+            return Written::Died;
+        }
+        self.send_reports(h);
+        self.wake(h, 1);
+        Written::Yes
+    }
+
+    /// Sends what the ledger has to report beyond what was sent.
+    pub(crate) fn send_reports(&mut self, h: usize) {
+        let agent = &self.agents[h];
+        let Some(session) = &agent.session else { return };
+        if agent.trust == Trust::Amnesic {
+            return;
+        }
+        let from = usize::try_from(session.reported).unwrap_or(usize::MAX);
+        let mut out = Vec::new();
+        for (at, entry) in agent.entries.iter().enumerate().skip(from) {
+            out.extend(report::of(&agent.id, at as u64 + 1, entry));
+        }
+        let upto = agent.entries.len() as u64;
+        if let Some(session) = &mut self.agents[h].session {
+            session.reported = upto;
+        }
+        for one in out {
+            self.tell(h, FromHost::Report(one));
+        }
+    }
+
+    /// The process ends; what it had not written is gone, what it had started goes on.
+    pub(crate) fn kill_agent(&mut self, h: usize) {
+        if !self.agents[h].up {
+            return;
+        }
+        self.say(|w| format!("{} agent dies", w.agents[h].id));
+        let call = self.agents[h].call.take();
+        let copying = call.is_some_and(|c| {
+            c.what == What::Run && matches!(c.step, Step::Backup | Step::Upgrade) && c.at > 0
+        });
+        if copying && self.dice.percent(50) {
+            self.cluster.hosts[h].helper_until = Some(self.now_ms + self.dice.between(20, 800));
+            self.tally.note("helper outlives its host agent");
+        }
+        let agent = &mut self.agents[h];
+        agent.up = false;
+        agent.life += 1;
+        agent.woken = false;
+        agent.outcome = None;
+        agent.staged = None;
+        agent.writer.stop();
+        self.end_session(h);
+        let after = self.dice.between(20, 900);
+        self.after(after, Happening::AgentStart { host: h });
+    }
+
+    /// A new process reads the ledger.
+    pub(crate) fn start_agent(&mut self, h: usize) {
+        if self.agents[h].up || !self.cluster.hosts[h].on {
+            return;
+        }
+        let state = fold(&self.agents[h].entries);
+        let now_ms = self.now_ms;
+        let folded = state.is_ok();
+        let what = || "a ledger that was written does not fold".to_owned();
+        self.truth.expect("S8", folded, what);
+        let agent = &mut self.agents[h];
+        agent.state = state.unwrap_or_default();
+        agent.up = true;
+        agent.trust = Trust::Unknown;
+        agent.began_ms = now_ms;
+        agent.resumes = agent.state.hold.is_some();
+        agent.frozen_until = 0;
+        agent.faults.clear();
+        self.say(|w| format!("{} agent starts", w.agents[h].id));
+        let life = self.agents[h].life;
+        self.after(5, Happening::Connect { host: h, life });
+        self.after(10, Happening::Look { host: h, life });
+        self.wake(h, 5);
+    }
+
+    /// One turn of the runner.
+    pub(crate) fn turn(&mut self, h: usize) {
+        self.agents[h].woken = false;
+        if self.agents[h].trust == Trust::Amnesic {
+            return;
+        }
+        if self.agents[h].call.is_some() {
+            self.go_on(h);
+            return;
+        }
+        let agent = &self.agents[h];
+        let since = self.now_ms.saturating_sub(agent.began_ms);
+        if agent.resumes && agent.trust == Trust::Unknown && since < RESUME_WAIT_MS {
+            self.wake(h, 50);
+            return;
+        }
+        self.canary_turn(h);
+        if self.agents[h].up && !self.staging_turn(h) && self.agents[h].up {
+            self.sequence_turn(h);
+        }
+    }
+
+    fn canary_turn(&mut self, h: usize) {
+        let cluster = cluster_id();
+        let Some(known) = self.agents[h].state.cluster(&cluster) else { return };
+        let (start, owed) = (known.canary.clone(), known.canary_owed.clone());
+        for (number, task) in owed {
+            if self.agents[h].writer.answered.contains_key(&number) {
+                continue;
+            }
+            let (order, status) = match task {
+                CanaryTask::Stop(order) => {
+                    let status = self.agents[h].writer.status(&order.rollout, &self.cluster);
+                    self.agents[h].writer.stop();
+                    (order, status)
+                }
+                CanaryTask::Check(order) => {
+                    let status = self.agents[h].writer.check(&order.rollout, &self.cluster);
+                    (order, status)
+                }
+            };
+            let report = CanaryReported {
+                rollout: order.rollout,
+                host: self.agents[h].id.clone(),
+                epoch: order.epoch,
+                order: number,
+                status,
+            };
+            self.agents[h].writer.answered.insert(number, report.clone());
+            self.tell(h, FromHost::Canary(report));
+        }
+        if let Some((number, order)) = start
+            && self.agents[h].writer.runs != Some(number)
+        {
+            self.agents[h].writer.start(number, &order);
+        }
+    }
+
+    fn staging_turn(&mut self, h: usize) -> bool {
+        let cluster = cluster_id();
+        let Some(now) = self.agents[h].state.cluster(&cluster).and_then(|c| c.staging.clone())
+        else {
+            return false;
+        };
+        let done = self.agents[h].staged.take().filter(|(number, _)| *number == now.number);
+        let action = staging::next(&now, done.as_ref().map(|(_, outcome)| outcome));
+        let write = |event| Body::Staging { cluster: cluster.clone(), number: now.number, event };
+        match action {
+            staging::Action::Rest => false,
+            staging::Action::Write(event) => {
+                self.append(h, write(event));
+                true
+            }
+            staging::Action::Run { intent, .. } => {
+                match self.append(h, write(intent)) {
+                    Written::Yes => self.begin(h, What::Stage, Step::Stage, false, now.number),
+                    // No room: looked at again when there is.
+                    Written::Full => self.wake(h, 100),
+                    Written::Illegal | Written::Died => {}
+                }
+                true
+            }
+        }
+    }
+
+    fn sequence_turn(&mut self, h: usize) {
+        let boot = self.boot(h);
+        let agent = &mut self.agents[h];
+        let outcome = agent.outcome.take();
+        let Some(hold) = agent.state.hold.as_ref() else { return };
+        let token = hold.token;
+        let action = sequence::next(hold, &Seen { boot_id: &boot, outcome });
+        match action {
+            Action::Rest => {}
+            Action::Write(event) => {
+                if self.append(h, Body::Sequence { token, event }) == Written::Illegal {
+                    self.wake(h, 1);
+                }
+            }
+            Action::Check(step) => self.begin(h, What::Check, step, false, OrderNumber(0)),
+            Action::Run { intents, step, already, .. } => {
+                if self.intents(h, token, intents) {
+                    self.begin(h, What::Run, step, already, OrderNumber(0));
+                }
+            }
+            Action::Undo { intent, step, .. } => {
+                if self.intents(h, token, vec![intent]) {
+                    self.begin(h, What::Undo, step, false, OrderNumber(0));
+                }
+            }
+        }
+    }
+
+    fn intents(&mut self, h: usize, token: Token, intents: Vec<Event>) -> bool {
+        for event in intents {
+            match self.append(h, Body::Sequence { token, event }) {
+                Written::Yes => {}
+                Written::Illegal | Written::Full => {
+                    self.wake(h, 1);
+                    return false;
+                }
+                Written::Died => return false,
+            }
+        }
+        true
+    }
+
+    fn begin(&mut self, h: usize, what: What, step: Step, already: bool, order: OrderNumber) {
+        if what != What::Run && what != What::Stage {
+            // Settle: what an earlier life started is ended before anything is judged.
+            self.cluster.hosts[h].helper_until = None;
+        }
+        let limit_ms = match step {
+            Step::Stage | Step::Guard => 800,
+            Step::Quiesce | Step::Stop => 2_500,
+            Step::Backup | Step::Upgrade => 1_200,
+            Step::Start | Step::Join => 900,
+        };
+        let deadline_ms = self.now_ms + limit_ms;
+        self.agents[h].call =
+            Some(Call { what, step, already, at: 0, deadline_ms, ask: None, order });
+        self.agents[h].woken = false;
+        self.wake(h, 3);
+    }
+
+    /// A call ended: its outcome is the core's business.
+    pub(crate) fn ended(&mut self, h: usize, result: Result<Checked, (Code, String)>) {
+        let Some(call) = self.agents[h].call.take() else { return };
+        let step = call.step;
+        let failed = |(code, message)| Failure { step, code, message };
+        let success = Success { seen: "done".to_owned(), took_ms: 1 };
+        let agent = &mut self.agents[h];
+        match call.what {
+            What::Check => {
+                let found = result.unwrap_or_else(|e| Checked::Refused(failed(e)));
+                agent.outcome = Some(Outcome::Checked(step, found));
+            }
+            What::Run => {
+                let ran = result.map(|_| success).map_err(failed);
+                agent.outcome = Some(Outcome::Ran(step, ran));
+            }
+            What::Undo => {
+                let undid = result.map(|_| success).map_err(failed);
+                agent.outcome = Some(Outcome::Undid(step, undid));
+            }
+            What::Stage => {
+                agent.staged = Some((call.order, result.map(|_| success).map_err(failed)));
+            }
+        }
+        self.wake(h, 1);
+    }
+
+    /// Answers a promise request.
+    pub(crate) fn asked_to_promise(&mut self, h: usize, by: &Authority, token: Token) {
+        let amnesic = self.agents[h].trust == Trust::Amnesic;
+        let cluster = cluster_id();
+        let decided = if amnesic {
+            Err((Code::AgentAmnesic, "an old copy".to_owned()))
+        } else {
+            match fence::promise(&self.agents[h].state, by, &cluster, token) {
+                Promise::Record(body) => match self.append(h, body) {
+                    Written::Yes => Ok(()),
+                    Written::Full => Err((Code::DiskTooSmall, "no room".to_owned())),
+                    Written::Illegal => Err((Code::Internal, "it does not fit".to_owned())),
+                    Written::Died => return,
+                },
+                Promise::Already => Ok(()),
+                Promise::Refuse(refusal) => Err((refusal.code, refusal.why)),
+            }
+        };
+        if decided.is_err() {
+            self.tally.note("promise refused");
+        }
+        let (code, why) = decided.as_ref().err().cloned().unzip();
+        self.tell(
+            h,
+            FromHost::Promise(PromiseAnswered {
+                host: self.agents[h].id.clone(),
+                cluster,
+                token,
+                promised: decided.is_ok(),
+                code,
+                why: why.unwrap_or_default(),
+                ledger_position: self.agents[h].state.position,
+            }),
+        );
+    }
+
+    /// Answers an order.
+    pub(crate) fn ordered(&mut self, h: usize, order: &Order) {
+        let no = |code, why: String| grayfin_agent_core::entry::Answer::no(code, why);
+        let answer = if self.agents[h].trust == Trust::Amnesic {
+            no(Code::AgentAmnesic, "an old copy".to_owned())
+        } else {
+            let boot = self.boot(h);
+            match fence::order(&self.agents[h].state, order, &boot) {
+                Verdict::Record(body, answer) => match self.append(h, *body) {
+                    Written::Yes => answer,
+                    Written::Full => no(Code::DiskTooSmall, "no room for the ledger".to_owned()),
+                    Written::Illegal => no(Code::Internal, "it does not fit".to_owned()),
+                    Written::Died => return,
+                },
+                Verdict::Repeat(answer) => {
+                    self.tally.note("order came twice");
+                    answer
+                }
+                Verdict::Refuse(refusal) => {
+                    self.tally.note("stale order refused");
+                    no(refusal.code, refusal.why)
+                }
+            }
+        };
+        self.say(|w| format!("{} answers order {}: {answer:?}", w.agents[h].id, order.number));
+        self.tell(
+            h,
+            FromHost::Answer(OrderAnswered {
+                host: self.agents[h].id.clone(),
+                cluster: order.cluster.clone(),
+                number: order.number,
+                token: order.token,
+                accepted: answer.accepted,
+                code: answer.code,
+                why: answer.why,
+                ledger_position: self.agents[h].state.position,
+                state: answer.state,
+            }),
+        );
+    }
+
+    /// The machine's boot id, now.
+    pub(crate) fn boot(&self, h: usize) -> String {
+        format!("boot{}", self.cluster.hosts[h].boot)
+    }
+
+    /// The open hold of a host agent.
+    pub(crate) fn hold(&self, h: usize) -> Option<&Hold> {
+        self.agents[h].state.hold.as_ref()
+    }
+}
+
+/// An entry in a few words, for the trace.
+fn brief(body: &Body) -> String {
+    match body {
+        Body::Ordered { order, answer, .. } => {
+            let accepted = if answer.accepted { "accepts" } else { "refuses" };
+            let task = format!("{:?}", order.task);
+            let name: String = task.chars().take_while(|c| c.is_alphanumeric()).collect();
+            format!("{accepted} order {} {name} token {}", order.number, order.token)
+        }
+        Body::Made { .. }
+        | Body::Raised { .. }
+        | Body::Promised { .. }
+        | Body::Staging { .. }
+        | Body::CanaryAnswered { .. }
+        | Body::Sequence { .. } => format!("{body:?}").chars().take(160).collect(),
+    }
+}

@@ -1,0 +1,464 @@
+//! The operator: starts rollouts, acts at bad moments while things go wrong, and afterwards does what
+//! `explain` and the reasons say, nothing else.
+
+use grayfin_coordinator_core::{
+    Cmd, Response,
+    cmd::{Action, Control, Start},
+    explain::explain,
+    plan,
+    state::HoldStage,
+};
+use grayfin_types::{
+    HostId, RolloutId, Token,
+    gate::Reason,
+    plan::{CanarySpec, PauseAfter, PlanRequest, Policy, UpgradeMode},
+    status::RolloutState,
+};
+
+use crate::{
+    cluster::{NEW, OLD, Tree, version},
+    dice::Dice,
+    facts::cluster_id,
+    group::hasher,
+    message::Happening,
+    world::World,
+};
+
+/// The operator looks this often.
+const LOOK_MS: u64 = 250;
+
+/// What the operator has in mind.
+#[derive(Debug)]
+pub struct Operator {
+    canary: bool,
+    pause_after: PauseAfter,
+    /// How likely an act at a bad moment is, in a hundred looks.
+    rash: u64,
+    rollouts: u64,
+    requests: u64,
+    /// Welcomes refused because of an older authority, since the last look.
+    pub refused: u64,
+    refusals: u32,
+    gone: Vec<usize>,
+    readmitted: Vec<usize>,
+    /// The same state was seen so often.
+    stuck: u32,
+    last: Option<(RolloutId, RolloutState, u64)>,
+    /// What stood against the last plan.
+    pub against: Vec<Reason>,
+}
+
+/// The limits of a rollout, scaled to some hundredths of a real cluster's.
+pub fn policy() -> Policy {
+    Policy {
+        soak_ms: 600,
+        leader_settled_ms: 300,
+        constructing_look_ms: 300,
+        fact_age_max_ms: 700,
+        recover_timeout_ms: 4_000,
+        start_attempts: 2,
+        free_floor_bytes: 1 << 20,
+        ..Policy::default()
+    }
+}
+
+impl Operator {
+    /// Draws one.
+    pub fn new(dice: &mut Dice) -> Self {
+        Self {
+            canary: dice.percent(60),
+            pause_after: match dice.roll(10) {
+                0 => PauseAfter::First,
+                1 => PauseAfter::Each,
+                _ => PauseAfter::Never,
+            },
+            rash: if dice.percent(40) { dice.between(1, 12) } else { 0 },
+            rollouts: 0,
+            requests: 0,
+            refused: 0,
+            refusals: 0,
+            gone: Vec::new(),
+            readmitted: Vec::new(),
+            stuck: 0,
+            last: None,
+            against: Vec::new(),
+        }
+    }
+
+    /// Tells whether the host was attested as powered off.
+    pub fn gone(&self, h: usize) -> bool {
+        self.gone.contains(&h)
+    }
+
+    /// Tells whether the host was readmitted with a new ledger.
+    pub fn readmitted(&self, h: usize) -> bool {
+        self.readmitted.contains(&h)
+    }
+}
+
+impl World {
+    /// The operator looks and acts.
+    pub(crate) fn operate(&mut self) {
+        self.after(LOOK_MS, Happening::Operator);
+        self.calm();
+        if self.groups[0].leader.is_none() {
+            return;
+        }
+        let active = self.groups[0].state.active(&cluster_id()).map(|r| (r.id.clone(), r.state));
+        if self.chaos.over {
+            self.mend_hosts();
+            self.mend_coordinators();
+        }
+        match active {
+            None => self.start_rollout(),
+            Some((id, state)) if self.chaos.over => self.lead_on(&id, state),
+            Some((id, state)) => {
+                if self.dice.percent(self.operator.rash) {
+                    self.act_rashly(&id);
+                } else if self.dice.percent(15) {
+                    self.lead_on(&id, state);
+                }
+            }
+        }
+    }
+
+    fn start_rollout(&mut self) {
+        let Some(r) = self.groups[0].leader else { return };
+        let now_ms = self.now_ms;
+        let until_ms = now_ms + 1_000;
+        let target = Some(version(NEW));
+        let canary = if self.operator.canary {
+            CanarySpec::New { rows_per_second: 100 }
+        } else {
+            CanarySpec::Off
+        };
+        let request = PlanRequest {
+            cluster: cluster_id(),
+            target: NEW.to_owned(),
+            mode: UpgradeMode::Native,
+            accept_compat_risk: None,
+            overrides: Vec::new(),
+            accept_losses: Vec::new(),
+            canary,
+            soak_ms: None,
+            recovery: None,
+            allow_kill: false,
+            pause_after: self.operator.pause_after,
+            by: "ann".to_owned(),
+        };
+        let group = &mut self.groups[0];
+        group.replicas[r].view.demand(&cluster_id(), target, until_ms);
+        let view = &group.replicas[r].view;
+        let answer = plan::build(&group.state, view, &request, &policy(), &hasher, now_ms);
+        self.operator.against = if answer.ready {
+            Vec::new()
+        } else {
+            let findings = answer.findings.iter();
+            findings.flat_map(|f| f.decision.reasons().to_vec()).collect()
+        };
+        let Some(plan) = answer.plan.filter(|_| answer.ready) else { return };
+        let nothing_to_do = plan.hosts.iter().all(|host| host.already_done);
+        if self.finished() || (nothing_to_do && !self.chaos.over && self.dice.percent(95)) {
+            return;
+        }
+        self.operator.rollouts += 1;
+        let rollout = RolloutId::new(format!("r{}-{}", self.operator.rollouts, now_ms))
+            .expect("a short plain name");
+        let start = Start {
+            request_id: format!("start-{rollout}"),
+            rollout,
+            plan,
+            findings: answer.findings,
+            by: "ann".to_owned(),
+        };
+        if matches!(self.propose(0, Cmd::Start(Box::new(start))), Some(Response::Started { .. })) {
+            self.tally.note("rollout started");
+        }
+    }
+
+    fn control(&mut self, id: &RolloutId, action: Action) -> Option<Response> {
+        self.operator.requests += 1;
+        let control = Control {
+            request_id: format!("control-{}", self.operator.requests),
+            rollout: id.clone(),
+            action,
+            reason: "because".to_owned(),
+            by: "ann".to_owned(),
+        };
+        if self.dice.percent(5) {
+            // The client asks again with the same request.
+            drop(self.propose(0, Cmd::Control(control.clone())));
+        }
+        self.propose(0, Cmd::Control(control))
+    }
+
+    fn act_rashly(&mut self, id: &RolloutId) {
+        let hold = self.groups[0].state.holds.get(&cluster_id()).map(|h| h.token);
+        let (action, what) = match self.dice.roll(8) {
+            0 | 1 => (Action::Pause, "operator paused"),
+            2 => (Action::Resume, "operator resumed"),
+            3 => (Action::Retry, "operator retried"),
+            4 => (Action::Abort, "operator aborted"),
+            5 => {
+                let host = self.agents[self.dice.index(self.agents.len())].id.clone();
+                let host = self.dice.percent(50).then_some(host);
+                (Action::Skip { host }, "operator skipped")
+            }
+            6 => (Action::RollbackHost, "operator rolled back"),
+            _ => {
+                let Some(token) = hold else { return };
+                let token = if self.dice.percent(20) { Token(token.0.saturating_sub(1)) } else { token };
+                (Action::BreakHold { token }, "operator broke a hold")
+            }
+        };
+        if self.control(id, action) == Some(Response::Done) {
+            self.tally.note(what);
+        }
+    }
+
+    /// Does what `explain` says, first the mildest, and the next one if nothing comes of it.
+    fn lead_on(&mut self, id: &RolloutId, state: RolloutState) {
+        let seq = self.groups[0].state.rollouts.get(id).map_or(0, |r| r.last_seq.0);
+        let now = (id.clone(), state, seq);
+        if self.operator.last.as_ref() == Some(&now) {
+            self.operator.stuck += 1;
+        } else {
+            self.operator.last = Some(now);
+            if state != RolloutState::Halted {
+                self.operator.stuck = 0;
+            }
+        }
+        match state {
+            RolloutState::Paused => {
+                if self.control(id, Action::Resume) == Some(Response::Done) {
+                    self.tally.note("remedy: resume");
+                }
+            }
+            RolloutState::Halted => self.remedy(id),
+            RolloutState::Staging
+            | RolloutState::Running
+            | RolloutState::Aborting
+            | RolloutState::Verifying
+            | RolloutState::Succeeded
+            | RolloutState::Aborted
+            | RolloutState::Failed => {
+                // A host agent that will not come back, or may only look, is a person's affair.
+                if self.operator.stuck > 24 {
+                    self.last_resort(id);
+                }
+            }
+        }
+    }
+
+    fn remedy(&mut self, id: &RolloutId) {
+        let Some(r) = self.groups[0].leader else { return };
+        let group = &self.groups[0];
+        let Some(told) = explain(&group.state, &group.replicas[r].view, id, self.now_ms) else {
+            return;
+        };
+        let verbs: Vec<String> = told
+            .commands
+            .iter()
+            .filter_map(|command| command.split_whitespace().nth(2).map(str::to_owned))
+            .collect();
+        if self.chaos.over {
+            // The cause is gone: rows that were lost were put back by a person.
+            self.cluster.lost_rows = 0;
+            self.restore_memory();
+        }
+        self.operator.stuck += 1;
+        if self.operator.stuck > 24 {
+            self.last_resort(id);
+            return;
+        }
+        // Each of them in turn, the first one twice as often.
+        let at = usize::try_from(self.operator.stuck / 3).unwrap_or(0) % verbs.len().max(1);
+        let (action, what) = match verbs.get(at).map(String::as_str) {
+            Some("retry") => (Action::Retry, "remedy: retry"),
+            Some("resume") => (Action::Resume, "remedy: resume"),
+            Some("rollback-host") => (Action::RollbackHost, "remedy: rollback-host"),
+            Some("skip") => (Action::Skip { host: None }, "remedy: skip"),
+            Some("abort") => (Action::Abort, "remedy: abort"),
+            Some(_) | None => return,
+        };
+        if self.control(id, action) == Some(Response::Done) {
+            self.tally.note(what);
+        }
+    }
+
+    /// What remains when nothing else leads on: abort, and then break.
+    fn last_resort(&mut self, id: &RolloutId) {
+        let hold = self.groups[0].state.holds.get(&cluster_id());
+        let held = hold.filter(|h| h.stage != HoldStage::Asking).map(|h| h.token);
+        let aborting = self.groups[0].state.rollouts.get(id).map(|r| r.state)
+            == Some(RolloutState::Aborting);
+        if aborting && let Some(token) = held {
+            if self.control(id, Action::BreakHold { token }) == Some(Response::Done) {
+                self.tally.note("remedy: hold break");
+                self.operator.stuck = 0;
+            }
+        } else if self.control(id, Action::Abort) == Some(Response::Done) {
+            self.tally.note("remedy: abort at last");
+            self.operator.stuck = 12;
+        }
+    }
+
+    fn restore_memory(&mut self) {
+        for host in &mut self.cluster.hosts {
+            host.memory_there = true;
+        }
+    }
+
+    /// People start what they stopped, attest what is dead, readmit what is amnesic.
+    fn mend_hosts(&mut self) {
+        for h in 0..self.agents.len() {
+            let id = self.agents[h].id.clone();
+            if self.cluster.hosts[h].dead {
+                self.attest(h, &id);
+                continue;
+            }
+            let amnesic = self.groups[0].state.hosts.get(&id).is_some_and(|e| e.amnesic.is_some());
+            if amnesic || self.holds_unknown(h) {
+                self.readmit(h);
+                continue;
+            }
+            let free = self.hold(h).is_none() && self.truth.hosts[h].disturbed.is_none();
+            if free && !self.cluster.all_up(h) && self.cluster.hosts[h].on {
+                for node in self.cluster.of_host(h).collect::<Vec<_>>() {
+                    self.cluster.start(node, self.now_ms + 50);
+                }
+                self.tally.note("nodes started by people");
+            }
+            let broken = self.groups[0].state.broken.iter().find(|b| b.host == id && !b.settled);
+            if let Some(rollout) = broken.map(|b| b.rollout.clone())
+                && self.dice.percent(30)
+                && self.control(&rollout, Action::Abort) == Some(Response::Done)
+            {
+                self.tally.note("remedy: abort of a broken hold");
+            }
+        }
+        if self.groups[0].state.active(&cluster_id()).is_none() {
+            self.restore_memory();
+            self.cluster.lost_rows = 0;
+        }
+    }
+
+    /// Tells whether a hold is open at a host that the coordinators, whose state was restored, know
+    /// nothing of: nobody can close it any more.
+    fn holds_unknown(&self, h: usize) -> bool {
+        let state = &self.groups[0].state;
+        let Some(token) = self.agents[h].state.open_hold() else { return false };
+        let held = state.holds.values().any(|hold| hold.token == token);
+        let broken = state.broken.iter().any(|broken| broken.token == token);
+        let known = held || broken || state.rollouts.values().any(|r| {
+            !r.state.is_final() && r.host(&self.agents[h].id).is_some_and(|run| run.token == Some(token))
+        });
+        !known && self.agents[h].session.is_some()
+    }
+
+    fn attest(&mut self, h: usize, id: &HostId) {
+        let known = self.groups[0].state.hosts.get(id);
+        if known.is_none_or(|e| e.gone.is_some()) {
+            return;
+        }
+        let Some(rollout) = self.groups[0].state.newest(None).map(|r| r.id.clone()) else {
+            return;
+        };
+        let hold = self.groups[0].state.holds.get(&cluster_id());
+        let held = hold.filter(|x| &x.host == id && x.stage != HoldStage::Asking).map(|x| x.token);
+        if let Some(token) = held {
+            if self.control(&rollout, Action::BreakHold { token }) == Some(Response::Done) {
+                self.tally.note("hold of a dead host broken");
+            }
+            return;
+        }
+        let action = Action::AttestPoweredOff { host: id.clone() };
+        if self.control(&rollout, action) == Some(Response::Done) {
+            self.tally.note("dead host attested");
+            self.operator.gone.push(h);
+            self.truth.hosts[h].disturbed = None;
+        }
+    }
+
+    /// The host's state is proven by a person, then it is enrolled anew with an empty ledger (S8).
+    fn readmit(&mut self, h: usize) {
+        let id = self.agents[h].id.clone();
+        let held = self.groups[0].state.holds.get(&cluster_id());
+        if let Some(held) = held.filter(|x| x.host == id && x.stage != HoldStage::Asking) {
+            let (token, rollout) = (held.token, held.rollout.clone());
+            if self.control(&rollout, Action::BreakHold { token }) == Some(Response::Done) {
+                self.tally.note("hold of an amnesic host broken");
+            }
+            return;
+        }
+        let host = &mut self.cluster.hosts[h];
+        host.interlock = false;
+        host.units_on = host.units_before;
+        host.helper_until = None;
+        if host.tree == Tree::Half {
+            host.tree = if host.rewritten { Tree::New } else { Tree::Old };
+        }
+        if !self.cluster.all_up(h) {
+            for node in self.cluster.of_host(h).collect::<Vec<_>>() {
+                // A person may start the new version: that it is proven is the point.
+                if self.cluster.hosts[h].tree == Tree::New {
+                    self.truth.hosts[h].first_start.get_or_insert(Token(0));
+                }
+                self.cluster.start(node, self.now_ms + 20);
+            }
+            return;
+        }
+        if self.hold(h).is_some() {
+            self.tally.note("hold that nobody knows ended by readmission");
+        }
+        self.kill_agent(h);
+        let agent = &mut self.agents[h];
+        agent.generation += 1;
+        agent.new_ledger();
+        let truth = &mut self.truth.hosts[h];
+        truth.amnesic = false;
+        truth.disturbed = None;
+        truth.promised = Token(0);
+        self.operator.readmitted.push(h);
+        self.say(|_| format!("{id} is readmitted"));
+        self.tally.note("amnesic host readmitted");
+    }
+
+    /// Host agents that refuse an older authority show that the group was cloned: its incarnation is
+    /// raised by an operator's act (S2).
+    fn mend_coordinators(&mut self) {
+        if self.operator.refused == 0 {
+            self.operator.refusals = 0;
+            return;
+        }
+        self.operator.refused = 0;
+        self.operator.refusals += 1;
+        if self.operator.refusals >= 3 {
+            self.operator.refusals = 0;
+            let state = self.groups[0].state.clone();
+            self.restore(state);
+            self.tally.note("remedy: incarnation raised");
+        }
+    }
+
+    /// Tells whether all that can be reached is reached.
+    pub fn finished(&self) -> bool {
+        if !self.chaos.over {
+            return false;
+        }
+        let state = &self.groups[0].state;
+        if self.groups[0].leader.is_none() || state.active(&cluster_id()).is_some() {
+            return false;
+        }
+        if self.cluster.hosts.iter().any(|host| host.dead) {
+            // No rollout can begin before the host is replaced; nothing may stay half-way.
+            return (0..self.agents.len())
+                .all(|h| self.cluster.hosts[h].dead || self.truth.hosts[h].disturbed.is_none());
+        }
+        let reached = self.cluster.nodes.iter().all(|n| n.up && n.version != version(OLD));
+        let last = state.newest(None).map(|r| r.state);
+        reached
+            && last == Some(RolloutState::Succeeded)
+            && self.agents.iter().all(|a| a.state.hold.is_none())
+    }
+}
