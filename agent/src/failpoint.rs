@@ -145,6 +145,7 @@ const fn task_name(task: &Task) -> &'static str {
         Task::CanaryStart { .. } => "canary_start",
         Task::CanaryStop { .. } => "canary_stop",
         Task::CanaryCheck { .. } => "canary_check",
+        Task::Debt { .. } => "debt",
     }
 }
 

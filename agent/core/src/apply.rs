@@ -145,7 +145,8 @@ impl State {
             | Task::Stage { .. }
             | Task::CanaryStart { .. }
             | Task::CanaryStop { .. }
-            | Task::CanaryCheck { .. } => Ok(()),
+            | Task::CanaryCheck { .. }
+            | Task::Debt { .. } => Ok(()),
         }
     }
 
@@ -184,6 +185,7 @@ impl State {
                 let cluster = self.clusters.entry(order.cluster.clone()).or_default();
                 cluster.take(order);
             }
+            Task::Debt { .. } => {}
         }
     }
 
@@ -244,7 +246,12 @@ impl Cluster {
             Task::CanaryCheck { canary } => {
                 self.canary_owed.insert(order.number, CanaryTask::Check(canary.clone()));
             }
-            Task::Run { .. } | Task::Retry | Task::Undo | Task::Abort | Task::Close => {}
+            Task::Run { .. }
+            | Task::Retry
+            | Task::Undo
+            | Task::Abort
+            | Task::Close
+            | Task::Debt { .. } => {}
         }
     }
 }

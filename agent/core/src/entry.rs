@@ -5,7 +5,7 @@
 
 use grayfin_types::{
     ClusterId, Code, HostId, Incarnation, LedgerId, NodeAlias, OrderNumber, RolloutId, Term, Token,
-    plan::{CanaryOrder, Plan},
+    plan::{CanaryOrder, DebtOrder, Plan},
     step::{SequenceState, Step},
 };
 use serde::{Deserialize, Serialize};
@@ -154,6 +154,14 @@ pub enum Task {
         /// Of which rollout.
         canary: CanaryOrder,
     },
+    /// A cluster-wide effect was brought about or undone (S10). It is done before it is recorded, for
+    /// it can be done again; only its outcome is durable.
+    Debt {
+        /// Which.
+        debt: DebtOrder,
+        /// Why it was not done.
+        failed: Option<String>,
+    },
 }
 
 impl Task {
@@ -164,7 +172,8 @@ impl Task {
             Self::Stage { .. }
             | Self::CanaryStart { .. }
             | Self::CanaryStop { .. }
-            | Self::CanaryCheck { .. } => false,
+            | Self::CanaryCheck { .. }
+            | Self::Debt { .. } => false,
         }
     }
 }

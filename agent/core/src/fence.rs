@@ -198,6 +198,8 @@ fn judge(state: &State, order: &Order) -> Answer {
                 Answer::no(Code::BadRequest, "the canary belongs to another rollout")
             }
         }
+        Task::Debt { failed: None, .. } => Answer::yes(None),
+        Task::Debt { failed: Some(why), .. } => Answer::no(Code::DebtOpen, why.clone()),
     }
 }
 

@@ -11,7 +11,7 @@ use grayfin_agent_core::{
 };
 use grayfin_types::{
     Code, Incarnation, Token,
-    plan::{CanaryOrder, CanarySpec},
+    plan::{CanaryOrder, CanarySpec, DebtOrder, Effect},
     raise::Raise,
 };
 
@@ -246,4 +246,25 @@ fn a_higher_incarnation_needs_the_operators_act_for_it() {
     assert_eq!(driver.state.membership, 0, "places in a log compare within one incarnation");
     assert_eq!(fence::authority(&driver.state, &authority(2, 1)), Ok(Standing::Known));
     assert!(fence::welcome(&driver.state, &authority(1, 99), 99, None).is_err());
+}
+
+#[test]
+fn a_debts_order_needs_no_token_leaves_the_hold_alone_and_keeps_its_outcome() {
+    let debt = |pay| DebtOrder { debt: 1, effect: Effect::SuspendedRecovery, pay, without: vec![] };
+    let mut driver = Driver::running();
+    let hold = driver.state.hold.clone();
+    assert!(driver.order(0, Task::Debt { debt: debt(false), failed: None }));
+    let failed = Some("`ctl2` was not reached".to_owned());
+    assert!(!driver.order(0, Task::Debt { debt: debt(true), failed }));
+    assert_eq!(driver.state.hold, hold);
+    // What was answered is answered again, whatever came of it the second time.
+    let cluster = CLUSTER.parse().unwrap();
+    let (number, before) = driver.state.cluster(&cluster).unwrap().last_order.clone().unwrap();
+    let again = order(number.0, 0, Task::Debt { debt: debt(true), failed: None });
+    let verdict = fence::order(&driver.state, &again, "b");
+    assert_eq!(verdict, Verdict::Repeat(before.clone()));
+    assert_eq!(
+        (before.code, before.why.as_str()),
+        (Some(Code::DebtOpen), "`ctl2` was not reached")
+    );
 }

@@ -18,7 +18,9 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming, transport::Channel};
 
-use super::{Connected, Link, Queues, looks::Ask, looks::Looks, orders, ports::Look};
+use super::{
+    Connected, Link, Queues, looks::Ask, looks::Looks, orders, orders::Taken, ports::Look,
+};
 use crate::{ledger, runner::Trust};
 
 /// For the connection (2 s at most), the handshake, and the coordinator's durable enrolment.
@@ -242,6 +244,12 @@ impl<'a, L: Look> Session<'a, L> {
                     self.send(&to, from_host::Message::Canary(report)).await?;
                 }
                 Some(facts) = self.queues.looks.recv() => self.send(&to, facts).await?,
+                Some(done) = self.queues.done.recv() => {
+                    let link = self.link;
+                    let answer =
+                        orders::carried_out(&link.ledger, self.amnesic, &link.boot_id, done)?;
+                    self.send(&to, from_host::Message::Order(answer)).await?;
+                }
                 _ = looking.tick() => {
                     for installation in &self.link.settings.installations {
                         self.looks.ask(&installation.cluster, Ask::Host);
@@ -289,8 +297,12 @@ impl<'a, L: Look> Session<'a, L> {
             }
             to_host::Message::Order(order) => {
                 let link = self.link;
-                let answer = orders::order(&link.ledger, self.amnesic, &link.boot_id, &order)?;
-                self.send(to, from_host::Message::Order(answer)).await?;
+                match orders::take(&link.ledger, self.amnesic, &link.boot_id, &order)? {
+                    Taken::Answered(answer) => {
+                        self.send(to, from_host::Message::Order(answer)).await?;
+                    }
+                    Taken::CarryOut(order) => self.looks.carry_out(*order),
+                }
             }
             to_host::Message::Committed(committed) => {
                 tracing::debug!(position = committed.position, "reports committed");

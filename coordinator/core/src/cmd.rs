@@ -10,7 +10,7 @@ use grayfin_types::{
     Term, Token,
     facts::UnsettledChunk,
     gate::{Finding, Reason},
-    plan::Plan,
+    plan::{Effect, Plan},
     status::CanaryStatus,
     step::{Report, SequenceState},
 };
@@ -151,6 +151,26 @@ pub enum Cmd {
     },
     /// A canary's report.
     CanaryReported(CanaryReported),
+    /// A change to the cluster as a whole is needed: recorded before it is made (S10).
+    RecordDebt {
+        /// The rollout.
+        rollout: RolloutId,
+        /// The hold that needs it.
+        token: Token,
+        /// The effect, with the original value.
+        effect: Effect,
+    },
+    /// A host agent is to bring a debt's effect about, or to undo it.
+    OrderDebt {
+        /// The debt.
+        debt: u64,
+        /// Which.
+        host: HostId,
+        /// Undo it.
+        pay: bool,
+        /// The leading DolphinDB controller now.
+        leader: NodeAlias,
+    },
     /// The leading DolphinDB controller is another one.
     LeaderSeen {
         /// The rollout.

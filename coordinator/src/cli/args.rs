@@ -135,6 +135,8 @@ pub(crate) enum Recovery {
     Refuse,
     /// Begin, and wait for the copies to end
     Allow,
+    /// Suspend recovery while a host is down, and let it run again before the next
+    Suspend,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -75,6 +75,7 @@ codes! {
     Soaking = "GF0414", "everything is well, but not for long enough yet";
     ClusterBusy = "GF0415", "another rollout of this cluster is not finished";
     WindowClosed = "GF0416", "no maintenance window is open";
+    DebtOpen = "GF0417", "a change to the cluster as a whole is not made or not undone yet";
     StepTimeout = "GF0501", "a step took longer than its limit";
     StopFailed = "GF0502", "a process did not go away";
     ProcessAppeared = "GF0503", "a DolphinDB process appeared while none may run";

@@ -191,5 +191,11 @@ pub(crate) fn holds(holds: &[HoldStatus]) -> String {
             &names(&hold.awaited),
         ]));
     }
-    table(&rows)
+    let mut out = table(&rows);
+    for hold in holds {
+        for debt in &hold.debts {
+            line(&mut out, format_args!("{}: to be undone: {debt}", hold.cluster));
+        }
+    }
+    out
 }
