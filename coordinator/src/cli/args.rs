@@ -68,6 +68,9 @@ pub(crate) enum Command {
     /// Look at, enlarge and shrink the group of coordinators
     #[command(subcommand)]
     Coordinator(Coordinator),
+    /// Back up and restore the state of one coordinator, on its own machine
+    #[command(subcommand)]
+    State(State),
     /// Make a private CA and certificates
     #[command(subcommand)]
     Pki(Pki),
@@ -271,11 +274,47 @@ pub(crate) enum Coordinator {
         #[command(flatten)]
         asked: Asked,
     },
+    /// Go on with one coordinator when the majority is lost for good; on its machine, while it is
+    /// stopped. It is signed by you, and host agents verify that
+    ForceRecover(Recover),
     /// Let another coordinator lead, before the leader's machine is worked on
     TransferLead {
         #[command(flatten)]
         asked: Asked,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum State {
+    /// Copy the state into one file, while the coordinator runs or not; the copy is proven whole
+    Backup {
+        /// The file to make
+        file: PathBuf,
+        /// The coordinator's configuration file
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Put a backup back as a new group of one. It is signed by you, and host agents verify that
+    Restore {
+        /// The backup
+        file: PathBuf,
+        #[command(flatten)]
+        recover: Recover,
+    },
+}
+
+/// What an act needs that raises the incarnation.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Recover {
+    /// The configuration file of the coordinator that goes on
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+    /// Why; it is on record
+    #[arg(long)]
+    pub(crate) reason: String,
+    /// Do not ask
+    #[arg(short, long)]
+    pub(crate) yes: bool,
 }
 
 #[derive(Debug, Clone, Args)]

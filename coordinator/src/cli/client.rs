@@ -16,7 +16,7 @@ use super::{
     args::Common,
     error::{Error, Exit},
 };
-use crate::server::status::{CODE, LEADER};
+use crate::server::status::{CODE, LEADER, STALE};
 
 /// A failover takes 2 to 4 s with the default timing; five of them are enough patience.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -44,6 +44,8 @@ pub(crate) struct Client {
 /// What an attempt came to.
 enum Attempt<T> {
     Answer(T),
+    /// An answer that may be old: another coordinator may know more.
+    Old(T),
     /// Another coordinator leads; perhaps it is known where.
     Elsewhere(Option<String>),
     /// No answer: the outcome is unknown, and may be asked for again.
@@ -89,12 +91,16 @@ impl Client {
         loop {
             let mut queue = self.in_order();
             lost.clear();
+            let mut old = None;
             while !queue.is_empty() {
                 let address = queue.remove(0);
                 match self.attempt(&address, limit, &call).await {
                     Attempt::Answer(answer) => {
                         self.prefer(&address);
                         return Ok(answer);
+                    }
+                    Attempt::Old(answer) => {
+                        old.get_or_insert(answer);
                     }
                     Attempt::Refused(error) => return Err(error),
                     Attempt::Elsewhere(leader) => {
@@ -108,6 +114,9 @@ impl Client {
                     }
                     Attempt::Lost(why) => lost.push((address, why)),
                 }
+            }
+            if let Some(answer) = old {
+                return Ok(answer);
             }
             if Instant::now() >= ends {
                 return Err(unreachable(&lost));
@@ -181,6 +190,9 @@ impl Client {
         };
         match timeout(limit, call(operator)).await {
             Err(_) => Attempt::Lost(format!("no answer in {} s", limit.as_secs())),
+            Ok(Ok(response)) if response.metadata().contains_key(STALE) => {
+                Attempt::Old(response.into_inner())
+            }
             Ok(Ok(response)) => Attempt::Answer(response.into_inner()),
             Ok(Err(status)) => judge(&status),
         }

@@ -36,6 +36,9 @@ pub(crate) async fn run(
         Coordinator::Remove { id, asked } => {
             (CoordinatorsAction::Remove, *id, String::new(), asked)
         }
+        Coordinator::ForceRecover(_) => {
+            return Err(Error::usage("this is done to the files of a stopped coordinator"));
+        }
         Coordinator::TransferLead { asked } => {
             (CoordinatorsAction::TransferLead, 0, String::new(), asked)
         }

@@ -20,7 +20,7 @@ use grayfin_proto::{
 use grayfin_types::{ClusterId, Code, HostId, RolloutId, Token, plan::PlanRequest};
 use serde::de::DeserializeOwned;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, metadata::MetadataValue};
 
 use super::{
     caller, coordinators,
@@ -78,23 +78,31 @@ impl OperatorService {
         planning::start(&self.shared, &wish, wanted, by).await
     }
 
-    async fn status(&self, request: Request<RolloutName>) -> Result<Document, Status> {
+    async fn status(&self, request: Request<RolloutName>) -> Result<Aged, Status> {
         caller::viewer(&request)?;
         let stale = self.is_stale().await?;
         let state = self.shared.store.state();
-        let rollout = find(&state, request.get_ref())?;
-        Ok(self.shared.sight.read(|view| {
+        let rollout = match find(&state, request.get_ref()) {
+            // Perhaps it was started since.
+            Err(_) if stale => {
+                return Err(status::refused(&Refused::NotLeader { leader: None }));
+            }
+            found => found?,
+        };
+        let document = self.shared.sight.read(|view| {
             document::wrap(&core_status::rollout(rollout, (!stale).then_some(view), stale))
-        }))
+        });
+        Ok(Aged { document, stale })
     }
 
-    async fn list(&self, request: Request<Empty>) -> Result<Document, Status> {
+    async fn list(&self, request: Request<Empty>) -> Result<Aged, Status> {
         caller::viewer(&request)?;
         let stale = self.is_stale().await?;
         let state = self.shared.store.state();
-        Ok(self.shared.sight.read(|view| {
+        let document = self.shared.sight.read(|view| {
             document::wrap(&core_status::list(&state, (!stale).then_some(view), stale))
-        }))
+        });
+        Ok(Aged { document, stale })
     }
 
     async fn control(&self, request: Request<ControlRequest>) -> Result<ControlAnswer, Status> {
@@ -168,6 +176,23 @@ impl OperatorService {
             .read(|view| explain::explain(&state, view, &id, monotonic_ms()))
             .map(|explanation| document::wrap(&explanation))
             .ok_or_else(|| no_such_rollout(id.as_str()))
+    }
+}
+
+/// An answer that may be old: whoever asked may find a newer one at another coordinator.
+struct Aged {
+    document: Document,
+    stale: bool,
+}
+
+impl Aged {
+    fn answer(aged: Response<Self>) -> Response<Document> {
+        let Self { document, stale } = aged.into_inner();
+        let mut answer = Response::new(document);
+        if stale {
+            answer.metadata_mut().insert(status::STALE, MetadataValue::from_static("1"));
+        }
+        answer
     }
 }
 
@@ -304,11 +329,11 @@ impl Operator for OperatorService {
     }
 
     async fn status(&self, request: Request<RolloutName>) -> Result<Response<Document>, Status> {
-        bounded(READ_MAX, self.status(request)).await
+        bounded(READ_MAX, self.status(request)).await.map(Aged::answer)
     }
 
     async fn list(&self, request: Request<Empty>) -> Result<Response<Document>, Status> {
-        bounded(READ_MAX, self.list(request)).await
+        bounded(READ_MAX, self.list(request)).await.map(Aged::answer)
     }
 
     async fn control(

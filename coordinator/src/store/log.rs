@@ -60,6 +60,21 @@ impl LogStore {
         })
     }
 
+    /// Reads every entry after the place that a state stands for.
+    pub(crate) fn entries_after(&self, applied: Option<LogId>) -> Result<Vec<Entry>, Error> {
+        let from = applied.map_or(0, |id| id.index.saturating_add(1));
+        self.file.read(|c| {
+            c.prepare("SELECT idx, body FROM log WHERE idx >= ?1 ORDER BY idx")
+                .and_then(|mut s| {
+                    s.query_map([i64::try_from(from).unwrap_or(i64::MAX)], |row| self.entry(row))?
+                        .collect::<rusqlite::Result<Vec<_>>>()
+                })
+                .map_err(|e| self.file.sql(e))?
+                .into_iter()
+                .collect()
+        })
+    }
+
     fn entry(&self, row: &rusqlite::Row<'_>) -> rusqlite::Result<Result<Entry, Error>> {
         let index: i64 = row.get(0)?;
         let place = format!("log entry {index}");

@@ -9,6 +9,7 @@ mod file;
 mod log;
 mod machine;
 mod proposer;
+pub mod recover;
 pub mod replicated;
 mod snapshot;
 pub mod types;

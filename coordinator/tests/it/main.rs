@@ -15,6 +15,7 @@ mod coordinator;
 mod fake;
 mod group;
 mod growth;
+mod recover;
 mod rollout;
 mod serve;
 mod services;
