@@ -8,6 +8,7 @@ mod change;
 mod file;
 mod log;
 mod machine;
+mod mark;
 mod proposer;
 pub mod recover;
 pub mod replicated;
@@ -21,9 +22,10 @@ use grayfin_types::{Code, RolloutId, Seq, Term, event::Event};
 use tokio::sync::watch;
 
 pub use chain::sha256_hex;
-pub use file::FILE_NAME;
+pub use file::{FILE_NAME, open_seal};
 pub use log::LogStore;
 pub use machine::Machine;
+pub use mark::MARK_NAME;
 pub use replicated::Replicated;
 
 /// Why the store's files cannot be used.

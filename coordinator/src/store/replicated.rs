@@ -83,8 +83,7 @@ impl Replicated {
     pub fn open_files(dir: &Path) -> Result<(LogStore, Machine, String), Error> {
         let file = Arc::new(File::open(dir)?);
         let machine = Machine::load(Arc::clone(&file))?;
-        let log = LogStore::new(Arc::clone(&file), machine.clone());
-        log.verify()?;
+        let log = LogStore::open(dir, Arc::clone(&file), machine.clone())?;
         Ok((log, machine, file.instance().to_owned()))
     }
 

@@ -8,7 +8,7 @@ use std::{
 use grayfin_coordinator_core::{
     Cmd, Response, Stamped, State, View, apply,
     cmd::{Action, Control, Enrol, GoDecided, OrderAnswered, PromiseAnswered, Start},
-    decide,
+    decide, hold,
     state::{HoldStage, OrderKind},
     view::Connection,
 };
@@ -413,7 +413,10 @@ fn control(state: &State, act: Act) -> Option<Control> {
         Act::SkipHost(of) => Action::Skip { host: Some(host(of)) },
         Act::Rollback => Action::RollbackHost,
         Act::Break => Action::BreakHold { token: state.holds.get(&cluster())?.token },
-        Act::Attest(of) => Action::AttestPoweredOff { host: host(of) },
+        Act::Attest(of) => {
+            let token = hold::tokens_of(state, &host(of)).into_iter().next()?;
+            Action::AttestPoweredOff { host: host(of), token }
+        }
         Act::Start => return None,
     };
     // An abort or a retry of an ended rollout with a broken hold brings its host up.
@@ -424,7 +427,7 @@ fn control(state: &State, act: Act) -> Option<Control> {
         request_id: format!("{act:?}"),
         rollout: of,
         action,
-        reason: String::new(),
+        reason: "because".to_owned(),
         by: "ann".to_owned(),
     })
 }
