@@ -12,7 +12,7 @@ use super::values::{CanaryChoice, Duration, Override};
 #[command(
     name = "grayfin",
     version,
-    after_help = "Exit codes: 0 done; 1 refused or failed for a reason that you can act on; 2 bad command line or configuration; 3 held: it waits, nothing is wrong; 4 ended well, but hosts were left out; 70 internal fault."
+    after_help = "Exit codes: 0 done; 1 refused or failed for a reason that you can act on; 2 bad command line or configuration; 3 held: it waits, nothing is wrong; 70 internal fault."
 )]
 pub(crate) struct Cli {
     #[command(flatten)]

@@ -59,13 +59,13 @@ pub(crate) async fn run(
     }
     Ok(match state {
         RolloutState::Succeeded => Exit::Done,
-        RolloutState::Incomplete => Exit::LeftOut,
         RolloutState::Staging
         | RolloutState::Running
         | RolloutState::Paused
         | RolloutState::Halted
         | RolloutState::Aborting
         | RolloutState::Verifying
+        | RolloutState::Incomplete
         | RolloutState::Aborted
         | RolloutState::Failed => Exit::Refused,
     })

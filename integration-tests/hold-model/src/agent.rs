@@ -381,8 +381,9 @@ fn task(kind: OrderKind) -> Task {
         OrderKind::Retry => Task::Retry,
         OrderKind::Undo => Task::Undo,
         OrderKind::Close => Task::Close,
-        // The model's plan has no canary, so its orders are never wanted.
+        // The model's plan has no canary and no debts, so their orders are never wanted.
         OrderKind::Abort
+        | OrderKind::Debt
         | OrderKind::CanaryStart
         | OrderKind::CanaryStop
         | OrderKind::CanaryCheck => Task::Abort,
