@@ -49,6 +49,16 @@ struct Known {
     end: u64,
 }
 
+/// Removes the mark of a log that is about to end, if there is one. The coordinator does not run.
+pub(super) fn remove(dir: &Path) -> Result<(), Error> {
+    let folder = |source| Error::Folder { folder: dir.to_owned(), source };
+    match fs::remove_file(dir.join(MARK_NAME)) {
+        Ok(()) => fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(folder),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(folder(e)),
+    }
+}
+
 impl Mark {
     /// Opens the mark and compares it with what the database holds: the term of its vote, and the
     /// index after its last entry.

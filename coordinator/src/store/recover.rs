@@ -24,7 +24,7 @@ use grayfin_types::{
 };
 use rusqlite::{Connection, OpenFlags, backup::Backup};
 
-use super::{Error, FILE_NAME, LogStore, Machine, chain::sha256_hex, file::File};
+use super::{Error, FILE_NAME, LogStore, Machine, chain::sha256_hex, file::File, mark};
 
 /// Pages that are copied at once while the coordinator works on.
 const PAGES: i32 = 512;
@@ -38,6 +38,7 @@ const TOKEN_LEAP: u64 = 1_000_000;
 /// The files of a coordinator that does not run, with the whole log applied.
 #[derive(Debug)]
 pub struct Stopped {
+    dir: PathBuf,
     machine: Machine,
 }
 
@@ -46,11 +47,10 @@ impl Stopped {
     pub fn open(dir: &Path) -> Result<Self, Error> {
         let file = Arc::new(File::open(dir)?);
         let machine = Machine::load(Arc::clone(&file))?;
-        let log = LogStore::new(file, machine.clone());
-        log.verify()?;
+        let log = LogStore::open(dir, file, machine.clone())?;
         // Also what is not known to be committed: it may have been acknowledged by others.
         machine.replay(log.entries_after(machine.applied())?)?;
-        Ok(Self { machine })
+        Ok(Self { dir: dir.to_owned(), machine })
     }
 
     /// Returns the group's random id.
@@ -78,6 +78,8 @@ impl Stopped {
         signed: SignedRaise,
         by: &str,
     ) -> Result<(), Error> {
+        // It speaks of the log that ends here.
+        mark::remove(&self.dir)?;
         let others: Vec<u64> = self.members().into_iter().filter(|id| *id != own).collect();
         self.machine.begin_anew(|state| {
             state.incarnation = raise.to;
@@ -172,6 +174,7 @@ pub fn put_back(file: &Path, state_dir: &Path) -> Result<(), Error> {
         )));
     }
     fs::DirBuilder::new().recursive(true).mode(0o700).create(state_dir).map_err(folder)?;
+    mark::remove(state_dir)?;
     let copied = fs::copy(file, &to)
         .and_then(|_| fs::File::open(&to))
         .and_then(|file| file.sync_all())
