@@ -609,6 +609,7 @@ fn brief(body: &Body) -> String {
         }
         Body::Made { .. }
         | Body::Raised { .. }
+        | Body::Welcomed { .. }
         | Body::Promised { .. }
         | Body::Staging { .. }
         | Body::CanaryAnswered { .. }

@@ -7,10 +7,10 @@ use grayfin_agent_core::{
 use grayfin_coordinator_core::{
     Cmd, Response,
     cmd::Action,
-    state::{CanaryPhase, CloseAs, HoldStage},
+    state::{CanaryPhase, CloseAs, HoldStage, Rollout},
 };
 use grayfin_types::{
-    HostId, Token,
+    HostId, RolloutId, Token,
     status::RolloutState,
     step::{SequenceState, Step},
 };
@@ -66,9 +66,12 @@ impl World {
         match cmd {
             Cmd::Grant { host, token, .. } => self.judge_grant(before, host, *token),
             Cmd::Close { host, .. } => self.judge_recovered(host),
-            Cmd::Finish { ok: true, .. } => self.judge_success(),
+            Cmd::Finish { rollout, ok: true, .. } => self.judge_success(g, rollout),
             Cmd::Finish { .. }
             | Cmd::Found { .. }
+            | Cmd::Coordinators(_)
+            | Cmd::RecordDebt { .. }
+            | Cmd::OrderDebt { .. }
             | Cmd::Lease { .. }
             | Cmd::Enrol(_)
             | Cmd::Start(_)
@@ -136,9 +139,10 @@ impl World {
         let whole_ago = now_ms.saturating_sub(truth.whole_last_ms);
         let bad_ago = now_ms.saturating_sub(truth.bad_seen_ms);
         let soak_ms = policy().soak_ms;
-        let new = self.cluster.of_host(h).all(|n| {
-            self.cluster.nodes[n].version == version(crate::cluster::NEW)
-        });
+        let new = self
+            .cluster
+            .of_host(h)
+            .all(|n| self.cluster.nodes[n].version == version(crate::cluster::NEW));
         let memory = self.cluster.hosts[h].memory_there;
         let units = self.cluster.hosts[h].units_on == self.cluster.hosts[h].units_before;
         let lost = self.lost_rows();
@@ -166,24 +170,38 @@ impl World {
         let wrote = active.is_some_and(|r| {
             let phase = &r.canary.phase;
             *phase != CanaryPhase::Off
-                && self.agents.iter().any(|a| r.canary.wrote.contains(&a.id) && a.writer.wrote(&r.id))
+                && self
+                    .agents
+                    .iter()
+                    .any(|a| r.canary.wrote.contains(&a.id) && a.writer.wrote(&r.id))
         });
         let long = self.now_ms >= self.chaos.rows_lost_ms + SEEN_MS;
         if wrote && long { self.cluster.lost_rows } else { 0 }
     }
 
-    fn judge_success(&mut self) {
+    fn judge_success(&mut self, g: usize, rollout: &RolloutId) {
+        let left_out: Vec<usize> = self.groups[g]
+            .state
+            .rollouts
+            .get(rollout)
+            .map(Rollout::left_out)
+            .unwrap_or_default()
+            .iter()
+            .filter_map(|host| self.host_index(host))
+            .collect();
         let lost = self.lost_rows();
         self.truth.expect("S11", lost == 0, || format!("success, and {lost} rows are lost"));
         let old: Vec<_> = self
             .cluster
             .nodes
             .iter()
+            .filter(|n| !left_out.contains(&n.host))
             .filter(|n| n.version != version(crate::cluster::NEW))
             .map(|n| n.spec.alias.to_string())
             .collect();
         self.truth.expect("S7", old.is_empty(), || format!("success, and {old:?} are old"));
-        self.tally.note("rollout succeeded");
+        let what = if left_out.is_empty() { "rollout succeeded" } else { "rollout left hosts out" };
+        self.tally.note(what);
     }
 
     /// Judges what a host agent just made durable.
@@ -209,6 +227,7 @@ impl World {
             Body::Sequence { token, event } => self.judge_event(h, before, *token, event),
             Body::Made { .. }
             | Body::Raised { .. }
+            | Body::Welcomed { .. }
             | Body::Ordered { .. }
             | Body::Staging { .. }
             | Body::CanaryAnswered { .. } => {}
@@ -236,9 +255,8 @@ impl World {
                 });
             }
             Task::Close => {
-                let whole = before.is_none_or(|b| {
-                    !b.disturbed() || self.cluster.hosts[h].tree != Tree::Half
-                });
+                let whole = before
+                    .is_none_or(|b| !b.disturbed() || self.cluster.hosts[h].tree != Tree::Half);
                 self.truth.expect("S3", whole, || {
                     format!("token {token} is closed and the host is half-way")
                 });
@@ -265,7 +283,8 @@ impl World {
             Task::Stage { .. }
             | Task::CanaryStart { .. }
             | Task::CanaryStop { .. }
-            | Task::CanaryCheck { .. } => {}
+            | Task::CanaryCheck { .. }
+            | Task::Debt { .. } => {}
         }
     }
 
@@ -284,7 +303,8 @@ impl World {
             Event::UndoStarted { step, .. } => {
                 let truth = &self.truth.hosts[h];
                 let started = truth.first_start == Some(token) && !truth.amnesic;
-                self.truth.expect("S12", !started, || format!("undo of `{step}` after first start"));
+                self.truth
+                    .expect("S12", !started, || format!("undo of `{step}` after first start"));
                 self.tally.note("undo begun");
             }
             Event::Captured { key, .. } => {
@@ -410,9 +430,8 @@ impl World {
 
     /// What must be true after everything that happens.
     pub(crate) fn judge_all(&mut self) {
-        let disturbed: Vec<usize> = (0..self.agents.len())
-            .filter(|h| self.truth.hosts[*h].disturbed.is_some())
-            .collect();
+        let disturbed: Vec<usize> =
+            (0..self.agents.len()).filter(|h| self.truth.hosts[*h].disturbed.is_some()).collect();
         self.truth.expect("S1", disturbed.len() <= 1, || {
             format!("hosts {disturbed:?} are disturbed at once")
         });

@@ -191,15 +191,7 @@ impl Cluster {
             .collect();
         let machines = (0..hosts).map(|n| machine(n, dice.percent(50))).collect();
         let leader = Some(dice.index(3) * 3);
-        Self {
-            nodes,
-            hosts: machines,
-            chunks,
-            leader,
-            elect_at: None,
-            elections: 0,
-            lost_rows: 0,
-        }
+        Self { nodes, hosts: machines, chunks, leader, elect_at: None, elections: 0, lost_rows: 0 }
     }
 
     /// Returns the indices of a host's nodes.
@@ -360,9 +352,8 @@ impl Cluster {
             return;
         }
         for chunk in &mut self.chunks {
-            let current = |(node, version): &(usize, u64)| {
-                *version == chunk.version && self.nodes[*node].up
-            };
+            let current =
+                |(node, version): &(usize, u64)| *version == chunk.version && self.nodes[*node].up;
             if !chunk.replicas.iter().any(current) {
                 continue;
             }

@@ -169,9 +169,7 @@ impl World {
             Step::Backup => {
                 host.interlock
                     && !self.cluster.runs(h)
-                    && host.backup.is_some_and(|b| {
-                        Some(b.token) == token && b.at_ms >= host.ran_ms
-                    })
+                    && host.backup.is_some_and(|b| Some(b.token) == token && b.at_ms >= host.ran_ms)
             }
             Step::Upgrade => {
                 if self.cluster.runs(h) {

@@ -5,12 +5,7 @@ use grayfin_coordinator_core::{Cmd, State};
 use grayfin_types::{Incarnation, facts::NodeRole, step::Step};
 
 use crate::{
-    agent::StepFault,
-    dice::Dice,
-    facts::Blur,
-    group::Group,
-    message::Happening,
-    world::World,
+    agent::StepFault, dice::Dice, facts::Blur, group::Group, message::Happening, world::World,
 };
 
 /// Where a process dies: `(writes to go, before the write)`.
@@ -360,7 +355,8 @@ impl World {
         let of_host: Vec<usize> = self.cluster.of_host(h).collect();
         let node = of_host[self.dice.index(of_host.len())];
         if self.dice.percent(50) {
-            self.cluster.nodes[node].dud_starts = u32::try_from(self.dice.between(1, 4)).unwrap_or(1);
+            self.cluster.nodes[node].dud_starts =
+                u32::try_from(self.dice.between(1, 4)).unwrap_or(1);
             self.tally.note("node is to fail at start");
         } else {
             self.cluster.nodes[node].deaf = true;
@@ -371,7 +367,8 @@ impl World {
     fn fault_rare(&mut self, h: usize) {
         match self.dice.roll(5) {
             0 => {
-                self.chaos.skew[h] = i64::try_from(self.dice.roll(14_400_000)).unwrap_or(0) - 7_200_000;
+                self.chaos.skew[h] =
+                    i64::try_from(self.dice.roll(14_400_000)).unwrap_or(0) - 7_200_000;
                 self.tally.note("clock jumped");
             }
             1 => {

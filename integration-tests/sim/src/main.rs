@@ -6,9 +6,15 @@ fn main() {
     let mut tally = grayfin_sim::tally::Tally::default();
     for s in seed..seed + n {
         let o = grayfin_sim::run::run(s, None, n == 1);
-        for l in &o.trace { println!("{l}"); }
+        for l in &o.trace {
+            println!("{l}");
+        }
         tally.add(&o.tally);
-        if !o.broken.is_empty() { println!("seed {s}: {:?} at {} ms", o.broken, o.virtual_ms); }
+        if !o.broken.is_empty() {
+            println!("seed {s}: {:?} at {} ms", o.broken, o.virtual_ms);
+        }
     }
-    for (k, v) in tally.all() { println!("{v:>8} {k}"); }
+    for (k, v) in tally.all() {
+        println!("{v:>8} {k}");
+    }
 }

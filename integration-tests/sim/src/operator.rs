@@ -5,7 +5,7 @@ use grayfin_coordinator_core::{
     Cmd, Response,
     cmd::{Action, Control, Start},
     explain::explain,
-    plan,
+    hold, plan,
     state::HoldStage,
 };
 use grayfin_types::{
@@ -207,7 +207,8 @@ impl World {
             6 => (Action::RollbackHost, "operator rolled back"),
             _ => {
                 let Some(token) = hold else { return };
-                let token = if self.dice.percent(20) { Token(token.0.saturating_sub(1)) } else { token };
+                let token =
+                    if self.dice.percent(20) { Token(token.0.saturating_sub(1)) } else { token };
                 (Action::BreakHold { token }, "operator broke a hold")
             }
         };
@@ -240,6 +241,7 @@ impl World {
             | RolloutState::Aborting
             | RolloutState::Verifying
             | RolloutState::Succeeded
+            | RolloutState::Incomplete
             | RolloutState::Aborted
             | RolloutState::Failed => {
                 // A host agent that will not come back, or may only look, is a person's affair.
@@ -290,8 +292,8 @@ impl World {
     fn last_resort(&mut self, id: &RolloutId) {
         let hold = self.groups[0].state.holds.get(&cluster_id());
         let held = hold.filter(|h| h.stage != HoldStage::Asking).map(|h| h.token);
-        let aborting = self.groups[0].state.rollouts.get(id).map(|r| r.state)
-            == Some(RolloutState::Aborting);
+        let aborting =
+            self.groups[0].state.rollouts.get(id).map(|r| r.state) == Some(RolloutState::Aborting);
         if aborting && let Some(token) = held {
             if self.control(id, Action::BreakHold { token }) == Some(Response::Done) {
                 self.tally.note("remedy: hold break");
@@ -350,9 +352,12 @@ impl World {
         let Some(token) = self.agents[h].state.open_hold() else { return false };
         let held = state.holds.values().any(|hold| hold.token == token);
         let broken = state.broken.iter().any(|broken| broken.token == token);
-        let known = held || broken || state.rollouts.values().any(|r| {
-            !r.state.is_final() && r.host(&self.agents[h].id).is_some_and(|run| run.token == Some(token))
-        });
+        let known = held
+            || broken
+            || state.rollouts.values().any(|r| {
+                !r.state.is_final()
+                    && r.host(&self.agents[h].id).is_some_and(|run| run.token == Some(token))
+            });
         !known && self.agents[h].session.is_some()
     }
 
@@ -372,7 +377,10 @@ impl World {
             }
             return;
         }
-        let action = Action::AttestPoweredOff { host: id.clone() };
+        let Some(token) = hold::tokens_of(&self.groups[0].state, id).last().copied() else {
+            return;
+        };
+        let action = Action::AttestPoweredOff { host: id.clone(), token };
         if self.control(&rollout, action) == Some(Response::Done) {
             self.tally.note("dead host attested");
             self.operator.gone.push(h);
