@@ -43,6 +43,11 @@ impl LogStore {
         Ok(Self { file, mark, machine })
     }
 
+    /// An operator's act begins a new log: what was known of the old one is forgotten first.
+    pub(crate) fn forget_mark(&self) -> Result<(), Error> {
+        self.mark.forget()
+    }
+
     /// Reads every entry after the place that a state stands for.
     pub(crate) fn entries_after(&self, applied: Option<LogId>) -> Result<Vec<Entry>, Error> {
         let from = applied.map_or(0, |id| id.index.saturating_add(1));

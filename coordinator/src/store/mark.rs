@@ -106,6 +106,14 @@ impl Mark {
         self.file.sync_data().map_err(folder)
     }
 
+    /// Says nothing any more, until it is opened again.
+    pub(crate) fn forget(&self) -> Result<(), Error> {
+        let folder = |source| {
+            Error::Folder { folder: self.path.parent().unwrap_or(&self.path).to_owned(), source }
+        };
+        self.file.set_len(0).and_then(|()| self.file.sync_all()).map_err(folder)
+    }
+
     /// A mark that says less than is true finds less, and is no reason to stop.
     fn note(&self, change: impl FnOnce(&mut Known)) {
         if let Err(error) = self.change(change) {

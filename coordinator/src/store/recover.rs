@@ -24,7 +24,7 @@ use grayfin_types::{
 };
 use rusqlite::{Connection, OpenFlags, backup::Backup};
 
-use super::{Error, FILE_NAME, LogStore, Machine, chain::sha256_hex, file::File};
+use super::{Error, FILE_NAME, LogStore, MARK_NAME, Machine, chain::sha256_hex, file::File};
 
 /// Pages that are copied at once while the coordinator works on.
 const PAGES: i32 = 512;
@@ -38,6 +38,7 @@ const TOKEN_LEAP: u64 = 1_000_000;
 /// The files of a coordinator that does not run, with the whole log applied.
 #[derive(Debug)]
 pub struct Stopped {
+    log: LogStore,
     machine: Machine,
 }
 
@@ -46,11 +47,10 @@ impl Stopped {
     pub fn open(dir: &Path) -> Result<Self, Error> {
         let file = Arc::new(File::open(dir)?);
         let machine = Machine::load(Arc::clone(&file))?;
-        let log = LogStore::new(file, machine.clone());
-        log.verify()?;
+        let log = LogStore::open(dir, file, machine.clone())?;
         // Also what is not known to be committed: it may have been acknowledged by others.
         machine.replay(log.entries_after(machine.applied())?)?;
-        Ok(Self { machine })
+        Ok(Self { log, machine })
     }
 
     /// Returns the group's random id.
@@ -79,6 +79,8 @@ impl Stopped {
         by: &str,
     ) -> Result<(), Error> {
         let others: Vec<u64> = self.members().into_iter().filter(|id| *id != own).collect();
+        // The new log begins at its beginning, and the database gets a new name.
+        self.log.forget_mark()?;
         self.machine.begin_anew(|state| {
             state.incarnation = raise.to;
             state.lease = None;
@@ -172,6 +174,11 @@ pub fn put_back(file: &Path, state_dir: &Path) -> Result<(), Error> {
         )));
     }
     fs::DirBuilder::new().recursive(true).mode(0o700).create(state_dir).map_err(folder)?;
+    // What an operator puts back on purpose may be older than what was here.
+    match fs::remove_file(state_dir.join(MARK_NAME)) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(folder(e)),
+        Ok(()) | Err(_) => {}
+    }
     let copied = fs::copy(file, &to)
         .and_then(|_| fs::File::open(&to))
         .and_then(|file| file.sync_all())
