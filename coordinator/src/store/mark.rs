@@ -108,8 +108,9 @@ impl Mark {
 
     /// Says nothing any more, until it is opened again.
     pub(crate) fn forget(&self) -> Result<(), Error> {
-        let folder = |source| {
-            Error::Folder { folder: self.path.parent().unwrap_or(&self.path).to_owned(), source }
+        let folder = |source| Error::Folder {
+            folder: self.path.parent().unwrap_or(&self.path).to_owned(),
+            source,
         };
         self.file.set_len(0).and_then(|()| self.file.sync_all()).map_err(folder)
     }
