@@ -1,5 +1,7 @@
 //! Every committed input, and mutations of it, through every reader.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test ends at the first surprise")]
+
 use std::{fs, panic, path::PathBuf};
 
 use hostile::{
