@@ -179,16 +179,23 @@ const fn end_name(state: &SequenceState) -> &'static str {
 
 /// Lists every fail point.
 pub fn all() -> Vec<String> {
-    let mut kinds: Vec<String> = ["made", "raised", "promised", "first_start", "captured"]
-        .into_iter()
-        .chain(["going_down", "host_restarted", "canary_answered"])
-        .chain(["staging.started", "staging.finished", "staging.failed"])
-        .chain(["ordered.stage", "ordered.run", "ordered.retry", "ordered.undo", "ordered.abort"])
-        .chain(["ordered.close", "ordered.canary_start", "ordered.canary_stop"])
-        .chain(["ordered.canary_check"])
-        .chain(["ended.up", "ended.refused", "ended.undone", "ended.failed"])
-        .map(str::to_owned)
-        .collect();
+    let mut kinds: Vec<String> =
+        ["made", "welcomed", "raised", "promised", "first_start", "captured"]
+            .into_iter()
+            .chain(["going_down", "host_restarted", "canary_answered"])
+            .chain(["staging.started", "staging.finished", "staging.failed"])
+            .chain([
+                "ordered.stage",
+                "ordered.run",
+                "ordered.retry",
+                "ordered.undo",
+                "ordered.abort",
+            ])
+            .chain(["ordered.close", "ordered.canary_start", "ordered.canary_stop"])
+            .chain(["ordered.canary_check"])
+            .chain(["ended.up", "ended.refused", "ended.undone", "ended.failed"])
+            .map(str::to_owned)
+            .collect();
     let mut acts = vec!["fetch_package".to_owned(), "tidy".to_owned()];
     for step in Step::ALL {
         for kind in ["started", "finished", "failed", "journal"] {

@@ -28,7 +28,8 @@ const NOTHING: Option<&Plan> = None;
 const CHILD: &str = "GRAYFIN_TEST_AGENT";
 
 /// Places that no scenario here passes, each with the reason.
-const ELSEWHERE: [(&str, &str); 4] = [
+const ELSEWHERE: [(&str, &str); 5] = [
+    ("ledger.raised", "needs a term that grows within a session; the core's tests have that"),
     ("ledger.host_restarted", "the boot id cannot be changed here; the core's tests do"),
     ("ledger.canary_answered", "needs five canary orders; the link's tests give them"),
     ("act.fetch_package", "the model host has its package"),
