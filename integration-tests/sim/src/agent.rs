@@ -355,7 +355,10 @@ impl World {
             return;
         }
         self.canary_turn(h);
-        if self.agents[h].up && !self.staging_turn(h) && self.agents[h].up {
+        if !self.agents[h].up || self.staging_turn(h) {
+            return;
+        }
+        if self.agents[h].up {
             self.sequence_turn(h);
         }
     }

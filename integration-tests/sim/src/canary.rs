@@ -37,7 +37,11 @@ impl Writer {
     }
 
     /// Writes a row. Returns what to report.
-    pub fn write(&mut self, cluster: &mut Cluster, chunk: usize) -> Option<(CanaryOrder, CanaryStatus)> {
+    pub fn write(
+        &mut self,
+        cluster: &mut Cluster,
+        chunk: usize,
+    ) -> Option<(CanaryOrder, CanaryStatus)> {
         let order = self.order.clone()?;
         if cluster.write(chunk) {
             self.epoch_rows += 1;

@@ -7,7 +7,7 @@ use grayfin_agent_core::{
 use grayfin_coordinator_core::{
     Cmd, Response,
     cmd::Action,
-    state::{CanaryPhase, CloseAs, HoldStage},
+    state::{CanaryPhase, HoldStage},
 };
 use grayfin_types::{
     HostId, Token,
@@ -34,7 +34,6 @@ const GO_FRESH_MS: u64 = 200;
 pub(crate) struct Before {
     hold: Option<(Token, HostId, HoldStage)>,
     state: Option<RolloutState>,
-    close_as: Option<CloseAs>,
 }
 
 impl World {
@@ -42,11 +41,9 @@ impl World {
         let state = &self.groups[g].state;
         let active = state.active(&cluster_id());
         let hold = state.holds.get(&cluster_id());
-        let run = hold.and_then(|h| active?.host(&h.host));
         Before {
             hold: hold.map(|h| (h.token, h.host.clone(), h.stage)),
             state: active.map(|r| r.state),
-            close_as: run.and_then(|r| r.close_as.clone()),
         }
     }
 
@@ -60,15 +57,25 @@ impl World {
         {
             self.judge_hold_ended(cmd, *token, host);
         }
+        if let (Cmd::Go(decided), Response::Go { allowed: true, .. }) = (cmd, answer) {
+            let state = self.groups[g].state.rollouts.get(&decided.rollout).map(|r| r.state);
+            let drives = matches!(state, Some(RolloutState::Running | RolloutState::Paused));
+            self.truth.expect("Commitment", drives, || format!("a go while it is {state:?}"));
+        }
         if *answer != Response::Done {
             return;
         }
         match cmd {
             Cmd::Grant { host, token, .. } => self.judge_grant(before, host, *token),
             Cmd::Close { host, .. } => self.judge_recovered(host),
-            Cmd::Finish { ok: true, .. } => self.judge_success(),
-            Cmd::Finish { .. }
-            | Cmd::Found { .. }
+            Cmd::Finish { rollout, .. } => {
+                let state = self.groups[g].state.rollouts.get(rollout).map(|r| r.state);
+                match state {
+                    Some(RolloutState::Succeeded) => self.judge_success(),
+                    Some(_) | None => self.tally.note("rollout ended without every host"),
+                }
+            }
+            Cmd::Found { .. }
             | Cmd::Lease { .. }
             | Cmd::Enrol(_)
             | Cmd::Start(_)
@@ -136,9 +143,12 @@ impl World {
         let whole_ago = now_ms.saturating_sub(truth.whole_last_ms);
         let bad_ago = now_ms.saturating_sub(truth.bad_seen_ms);
         let soak_ms = policy().soak_ms;
-        let new = self.cluster.of_host(h).all(|n| {
-            self.cluster.nodes[n].version == version(crate::cluster::NEW)
-        });
+        let new = self
+            .cluster
+            .of_host(h)
+            .all(|n| self.cluster.nodes[n].version == version(crate::cluster::NEW));
+        // A look may have been just before.
+        let new = new || now_ms < self.chaos.old_version_ms + SEEN_MS;
         let memory = self.cluster.hosts[h].memory_there;
         let units = self.cluster.hosts[h].units_on == self.cluster.hosts[h].units_before;
         let lost = self.lost_rows();
@@ -154,7 +164,9 @@ impl World {
         self.truth.expect("S13", memory, || {
             format!("`{host}` is closed and what lived in its memory is not there")
         });
-        self.truth.expect("S10", units, || {
+        // An old copy that grew again has captured what an earlier life had changed already.
+        let old = self.truth.hosts[h].amnesic || self.truth.hosts[h].regrew;
+        self.truth.expect("S10", units || old, || {
             format!("`{host}` is closed and its units are not set as they were")
         });
         self.tally.note("host done");
@@ -166,7 +178,10 @@ impl World {
         let wrote = active.is_some_and(|r| {
             let phase = &r.canary.phase;
             *phase != CanaryPhase::Off
-                && self.agents.iter().any(|a| r.canary.wrote.contains(&a.id) && a.writer.wrote(&r.id))
+                && self
+                    .agents
+                    .iter()
+                    .any(|a| r.canary.wrote.contains(&a.id) && a.writer.wrote(&r.id))
         });
         let long = self.now_ms >= self.chaos.rows_lost_ms + SEEN_MS;
         if wrote && long { self.cluster.lost_rows } else { 0 }
@@ -192,7 +207,13 @@ impl World {
         let truth = &mut self.truth.hosts[h];
         truth.ledger_max = truth.ledger_max.max(position);
         match body {
-            Body::Promised { token, .. } => {
+            Body::Promised { token, authority, .. } => {
+                let new = (authority.incarnation.0, authority.term.0);
+                let old = std::cmp::max(truth.authority, new);
+                let older = old != new;
+                truth.authority = old;
+                self.truth.expect("S2", !older, || format!("a promise to {new:?} after {old:?}"));
+                let truth = &mut self.truth.hosts[h];
                 truth.promised = truth.promised.max(*token);
                 let open = truth.disturbed;
                 self.truth.expect("S2", open.is_none(), || {
@@ -201,14 +222,25 @@ impl World {
                 self.tally.note("promise given");
             }
             Body::Ordered { order, answer, .. } if answer.accepted => {
+                let new = (order.authority.incarnation.0, order.authority.term.0);
+                let truth = &mut self.truth.hosts[h];
+                let old = std::cmp::max(truth.authority, new);
+                truth.authority = old;
+                self.truth.expect("S2", old == new, || format!("{new:?} obeyed after {old:?}"));
                 let number = (self.agents[h].ledger(), order.number.0);
-                let again = !self.truth.hosts[h].orders.insert(number);
+                let truth = &mut self.truth.hosts[h];
+                // What an old copy took up before, and a clone does not know of, it cannot know.
+                let again = !truth.orders.insert(number) && !truth.amnesic && !truth.regrew;
                 self.truth.expect("S8", !again, || format!("order {} ran twice", order.number));
                 self.judge_order(h, before, &order.task, order.token);
             }
             Body::Sequence { token, event } => self.judge_event(h, before, *token, event),
+            Body::Raised { authority } => {
+                let new = (authority.incarnation.0, authority.term.0);
+                let truth = &mut self.truth.hosts[h];
+                truth.authority = std::cmp::max(truth.authority, new);
+            }
             Body::Made { .. }
-            | Body::Raised { .. }
             | Body::Ordered { .. }
             | Body::Staging { .. }
             | Body::CanaryAnswered { .. } => {}
@@ -227,6 +259,12 @@ impl World {
         }
         match task {
             Task::Run { .. } => {
+                // A number that restored coordinators gave again begins anew.
+                let truth = &mut self.truth.hosts[h];
+                truth.aborted = None;
+                if truth.first_start == Some(token) {
+                    truth.first_start = Some(Token(0));
+                }
                 self.truth.expect("S2", token > promised, || {
                     format!("token {token} is taken up after {promised} was promised away")
                 });
@@ -236,9 +274,8 @@ impl World {
                 });
             }
             Task::Close => {
-                let whole = before.is_none_or(|b| {
-                    !b.disturbed() || self.cluster.hosts[h].tree != Tree::Half
-                });
+                let whole = before
+                    .is_none_or(|b| !b.disturbed() || self.cluster.hosts[h].tree != Tree::Half);
                 self.truth.expect("S3", whole, || {
                     format!("token {token} is closed and the host is half-way")
                 });
@@ -284,7 +321,8 @@ impl World {
             Event::UndoStarted { step, .. } => {
                 let truth = &self.truth.hosts[h];
                 let started = truth.first_start == Some(token) && !truth.amnesic;
-                self.truth.expect("S12", !started, || format!("undo of `{step}` after first start"));
+                self.truth
+                    .expect("S12", !started, || format!("undo of `{step}` after first start"));
                 self.tally.note("undo begun");
             }
             Event::Captured { key, .. } => {
@@ -410,9 +448,8 @@ impl World {
 
     /// What must be true after everything that happens.
     pub(crate) fn judge_all(&mut self) {
-        let disturbed: Vec<usize> = (0..self.agents.len())
-            .filter(|h| self.truth.hosts[*h].disturbed.is_some())
-            .collect();
+        let disturbed: Vec<usize> =
+            (0..self.agents.len()).filter(|h| self.truth.hosts[*h].disturbed.is_some()).collect();
         self.truth.expect("S1", disturbed.len() <= 1, || {
             format!("hosts {disturbed:?} are disturbed at once")
         });

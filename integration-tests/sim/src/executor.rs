@@ -169,9 +169,7 @@ impl World {
             Step::Backup => {
                 host.interlock
                     && !self.cluster.runs(h)
-                    && host.backup.is_some_and(|b| {
-                        Some(b.token) == token && b.at_ms >= host.ran_ms
-                    })
+                    && host.backup.is_some_and(|b| Some(b.token) == token && b.at_ms >= host.ran_ms)
             }
             Step::Upgrade => {
                 if self.cluster.runs(h) {
@@ -306,6 +304,7 @@ impl World {
     }
 
     fn act_on_go(&mut self, h: usize, nodes: &[usize]) -> Flow {
+        self.strike(h);
         if let Err((code, why)) = self.guard_now(h) {
             return fail(code, &why);
         }

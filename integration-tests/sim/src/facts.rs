@@ -95,7 +95,8 @@ fn chunk_facts(cluster: &Cluster) -> ChunkFacts {
     for chunk in &cluster.chunks {
         let alias = |(n, _): &&(usize, u64)| cluster.nodes[*n].spec.alias.clone();
         let up = || chunk.replicas.iter().filter(|(n, _)| cluster.nodes[*n].up);
-        let current: Vec<_> = up().filter(|(_, v)| *v == chunk.version).map(|r| alias(&r)).collect();
+        let current: Vec<_> =
+            up().filter(|(_, v)| *v == chunk.version).map(|r| alias(&r)).collect();
         let stale: Vec<_> = up().filter(|(_, v)| *v != chunk.version).map(|r| alias(&r)).collect();
         let replica_count = u32::try_from(current.len()).unwrap_or(u32::MAX);
         let state = if recovering(cluster, chunk) { "RECOVERING" } else { "COMPLETE" };
@@ -112,11 +113,12 @@ fn chunk_facts(cluster: &Cluster) -> ChunkFacts {
             groups.entry((state, current, stale)).or_insert_with(|| (0, chunk.path.clone()));
         entry.0 += 1;
     }
-    let placements = groups.into_iter().map(|((state, current_on, stale_on), (chunks, example))| {
-        let replica_count = u32::try_from(current_on.len()).unwrap_or(u32::MAX);
-        let state = state.to_owned();
-        Placement { current_on, stale_on, state, replica_count, chunks, example }
-    });
+    let placements =
+        groups.into_iter().map(|((state, current_on, stale_on), (chunks, example))| {
+            let replica_count = u32::try_from(current_on.len()).unwrap_or(u32::MAX);
+            let state = state.to_owned();
+            Placement { current_on, stale_on, state, replica_count, chunks, example }
+        });
     ChunkFacts {
         total: cluster.chunks.len() as u64,
         placements: placements.collect(),
@@ -214,21 +216,20 @@ fn node_facts(cluster: &Cluster, node: usize) -> NodeFacts {
         } else {
             ProcessState::Absent
         },
-        version: if one.up {
-            Probe::Known(one.version.clone())
-        } else {
-            Probe::Unknown(unknown())
-        },
+        version: if one.up { Probe::Known(one.version.clone()) } else { Probe::Unknown(unknown()) },
         ready: if one.up { Probe::Known(true) } else { Probe::Unknown(unknown()) },
-        leader: controller
-            .then(|| leader.map_or_else(|| Probe::Unknown(unknown()), Probe::Known)),
+        leader: controller.then(|| leader.map_or_else(|| Probe::Unknown(unknown()), Probe::Known)),
         start_marker: controller.then_some(Probe::Known(one.up)),
         unit: String::new(),
     }
 }
 
 /// The host agent's own guard (S4), fed with what is seen from its host right now.
-pub fn guard(cluster: &Cluster, host: usize, blur: Blur) -> Result<String, (grayfin_types::Code, String)> {
+pub fn guard(
+    cluster: &Cluster,
+    host: usize,
+    blur: Blur,
+) -> Result<String, (grayfin_types::Code, String)> {
     let facts = cluster_facts(cluster, &cluster.hosts[host].id, 1, blur);
     let gone: BTreeSet<NodeAlias> =
         cluster.of_host(host).map(|n| cluster.nodes[n].spec.alias.clone()).collect();

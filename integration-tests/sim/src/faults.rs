@@ -6,6 +6,7 @@ use grayfin_types::{Incarnation, facts::NodeRole, step::Step};
 
 use crate::{
     agent::StepFault,
+    cluster::{NEW, OLD, Tree, version},
     dice::Dice,
     facts::Blur,
     group::Group,
@@ -32,6 +33,10 @@ pub struct Chaos {
     commit_death: Death,
     thawed: Vec<Option<u64>>,
     backup: Option<State>,
+    /// Somebody is to stop a node just before a down action.
+    pub strike: bool,
+    /// When a node began to answer with the old version.
+    pub old_version_ms: u64,
     /// When the cluster lost rows.
     pub rows_lost_ms: u64,
     /// Nothing is wrong by itself any more.
@@ -59,6 +64,8 @@ impl Chaos {
             commit_death: None,
             thawed: vec![None; 8],
             backup: None,
+            strike: false,
+            old_version_ms: 0,
             rows_lost_ms: 0,
             over: faults == 0,
         }
@@ -238,7 +245,26 @@ impl World {
     }
 
     fn fault_stopped_by_hand(&mut self) {
+        if self.dice.percent(60) {
+            self.chaos.strike = true;
+            return;
+        }
+        self.stop_by_hand(None);
+    }
+
+    /// A node of another host is stopped by hand just before a down action, if that was drawn.
+    pub(crate) fn strike(&mut self, h: usize) {
+        if std::mem::take(&mut self.chaos.strike) && !self.chaos.over {
+            self.stop_by_hand(Some(h));
+            self.tally.note("node of another host stopped just before a down action");
+        }
+    }
+
+    fn stop_by_hand(&mut self, except: Option<usize>) {
         let node = self.dice.index(self.cluster.nodes.len());
+        if Some(self.cluster.nodes[node].host) == except {
+            return;
+        }
         let alias = self.cluster.nodes[node].spec.alias.clone();
         self.say(|_| format!("FAULT somebody stops {alias}"));
         self.cluster.gone(node, self.now_ms);
@@ -283,6 +309,8 @@ impl World {
             self.tally.note("ledger put back to an older copy");
         }
         self.truth.hosts[h].amnesic = true;
+        // What its old copy never saw, it cannot know.
+        self.truth.hosts[h].authority = (0, 0);
         self.say(|w| format!("FAULT ledger of {id} is {} long", w.agents[h].entries.len()));
     }
 
@@ -360,7 +388,8 @@ impl World {
         let of_host: Vec<usize> = self.cluster.of_host(h).collect();
         let node = of_host[self.dice.index(of_host.len())];
         if self.dice.percent(50) {
-            self.cluster.nodes[node].dud_starts = u32::try_from(self.dice.between(1, 4)).unwrap_or(1);
+            self.cluster.nodes[node].dud_starts =
+                u32::try_from(self.dice.between(1, 4)).unwrap_or(1);
             self.tally.note("node is to fail at start");
         } else {
             self.cluster.nodes[node].deaf = true;
@@ -369,9 +398,11 @@ impl World {
     }
 
     fn fault_rare(&mut self, h: usize) {
-        match self.dice.roll(5) {
+        match self.dice.roll(7) {
+            5 | 6 => self.fault_version(),
             0 => {
-                self.chaos.skew[h] = i64::try_from(self.dice.roll(14_400_000)).unwrap_or(0) - 7_200_000;
+                self.chaos.skew[h] =
+                    i64::try_from(self.dice.roll(14_400_000)).unwrap_or(0) - 7_200_000;
                 self.tally.note("clock jumped");
             }
             1 => {
@@ -406,6 +437,26 @@ impl World {
         }
     }
 
+    /// A node of a host that is up again answers with the old version.
+    fn fault_version(&mut self) {
+        let up = |h: &usize| {
+            self.cluster.hosts[*h].tree == Tree::New
+                && self.truth.hosts[*h].disturbed.is_some()
+                && self.cluster.all_up(*h)
+        };
+        let Some(h) = (0..self.agents.len()).find(up) else {
+            // Its time comes.
+            self.after(150, Happening::Fault);
+            return;
+        };
+        let first = self.cluster.of_host(h).next();
+        if let Some(node) = first {
+            self.cluster.nodes[node].version = version(OLD);
+            self.chaos.old_version_ms = self.now_ms;
+            self.tally.note("node answers with the old version");
+        }
+    }
+
     /// The last fault clears.
     pub(crate) fn calm(&mut self) {
         if self.chaos.over || self.now_ms < self.chaos.until_ms + 200 {
@@ -430,6 +481,9 @@ impl World {
         for node in &mut self.cluster.nodes {
             node.deaf = false;
             node.dud_starts = 0;
+            if node.up && self.cluster.hosts[node.host].tree == Tree::New {
+                node.version = version(NEW);
+            }
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The operator: starts rollouts, acts at bad moments while things go wrong, and afterwards does what
 //! `explain` and the reasons say, nothing else.
 
+use grayfin_agent_core::state::Phase;
 use grayfin_coordinator_core::{
     Cmd, Response,
     cmd::{Action, Control, Start},
@@ -13,6 +14,7 @@ use grayfin_types::{
     gate::Reason,
     plan::{CanarySpec, PauseAfter, PlanRequest, Policy, UpgradeMode},
     status::RolloutState,
+    step::{SequenceState, Step},
 };
 
 use crate::{
@@ -207,12 +209,37 @@ impl World {
             6 => (Action::RollbackHost, "operator rolled back"),
             _ => {
                 let Some(token) = hold else { return };
-                let token = if self.dice.percent(20) { Token(token.0.saturating_sub(1)) } else { token };
+                let token =
+                    if self.dice.percent(20) { Token(token.0.saturating_sub(1)) } else { token };
                 (Action::BreakHold { token }, "operator broke a hold")
             }
         };
+        let named = match &action {
+            Action::BreakHold { token } => Some(*token),
+            Action::Pause
+            | Action::Resume
+            | Action::Abort
+            | Action::Retry
+            | Action::Skip { .. }
+            | Action::RollbackHost
+            | Action::AttestPoweredOff { .. } => None,
+        };
         if self.control(id, action) == Some(Response::Done) {
             self.tally.note(what);
+            self.truth.expect("S3", named.is_none() || named == hold, || {
+                format!("a break of {named:?} worked while {hold:?} was open")
+            });
+        }
+    }
+
+    /// A go is just being asked for.
+    pub(crate) fn abort_at_a_bad_moment(&mut self) {
+        let rash = !self.chaos.over && self.operator.rash > 0 && self.dice.percent(5);
+        let active = self.groups[0].state.active(&cluster_id()).map(|r| r.id.clone());
+        if let Some(id) = active.filter(|_| rash)
+            && self.control(&id, Action::Abort) == Some(Response::Done)
+        {
+            self.tally.note("operator aborted while a go was asked for");
         }
     }
 
@@ -240,6 +267,7 @@ impl World {
             | RolloutState::Aborting
             | RolloutState::Verifying
             | RolloutState::Succeeded
+            | RolloutState::Incomplete
             | RolloutState::Aborted
             | RolloutState::Failed => {
                 // A host agent that will not come back, or may only look, is a person's affair.
@@ -290,8 +318,8 @@ impl World {
     fn last_resort(&mut self, id: &RolloutId) {
         let hold = self.groups[0].state.holds.get(&cluster_id());
         let held = hold.filter(|h| h.stage != HoldStage::Asking).map(|h| h.token);
-        let aborting = self.groups[0].state.rollouts.get(id).map(|r| r.state)
-            == Some(RolloutState::Aborting);
+        let aborting =
+            self.groups[0].state.rollouts.get(id).map(|r| r.state) == Some(RolloutState::Aborting);
         if aborting && let Some(token) = held {
             if self.control(id, Action::BreakHold { token }) == Some(Response::Done) {
                 self.tally.note("remedy: hold break");
@@ -322,6 +350,7 @@ impl World {
                 self.readmit(h);
                 continue;
             }
+            self.remove_forgotten_interlock(h);
             let free = self.hold(h).is_none() && self.truth.hosts[h].disturbed.is_none();
             if free && !self.cluster.all_up(h) && self.cluster.hosts[h].on {
                 for node in self.cluster.of_host(h).collect::<Vec<_>>() {
@@ -343,6 +372,23 @@ impl World {
         }
     }
 
+    /// An old ledger that grew again unnoticed does not know of the interlock, or of what was replaced:
+    /// the failed step says so, and a person puts the host in order.
+    fn remove_forgotten_interlock(&mut self, h: usize) {
+        let forgot = self.hold(h).is_some_and(|hold| {
+            matches!(hold.phase, Phase::Ended(SequenceState::Failed { .. }))
+                && !hold.begun(Step::Backup)
+        });
+        let host = &mut self.cluster.hosts[h];
+        if forgot && host.interlock {
+            host.interlock = false;
+            if host.tree == Tree::Half {
+                host.tree = Tree::Old;
+            }
+            self.tally.note("interlock that an old ledger forgot removed by a person");
+        }
+    }
+
     /// Tells whether a hold is open at a host that the coordinators, whose state was restored, know
     /// nothing of: nobody can close it any more.
     fn holds_unknown(&self, h: usize) -> bool {
@@ -350,9 +396,12 @@ impl World {
         let Some(token) = self.agents[h].state.open_hold() else { return false };
         let held = state.holds.values().any(|hold| hold.token == token);
         let broken = state.broken.iter().any(|broken| broken.token == token);
-        let known = held || broken || state.rollouts.values().any(|r| {
-            !r.state.is_final() && r.host(&self.agents[h].id).is_some_and(|run| run.token == Some(token))
-        });
+        let known = held
+            || broken
+            || state.rollouts.values().any(|r| {
+                !r.state.is_final()
+                    && r.host(&self.agents[h].id).is_some_and(|run| run.token == Some(token))
+            });
         !known && self.agents[h].session.is_some()
     }
 
@@ -372,7 +421,8 @@ impl World {
             }
             return;
         }
-        let action = Action::AttestPoweredOff { host: id.clone() };
+        let token = self.groups[0].state.last_token;
+        let action = Action::AttestPoweredOff { host: id.clone(), token };
         if self.control(&rollout, action) == Some(Response::Done) {
             self.tally.note("dead host attested");
             self.operator.gone.push(h);
@@ -419,6 +469,9 @@ impl World {
         truth.amnesic = false;
         truth.disturbed = None;
         truth.promised = Token(0);
+        // Coordinators whose state was restored give numbers again, and this ledger knows of none.
+        truth.closed.clear();
+        truth.authority = (0, 0);
         self.operator.readmitted.push(h);
         self.say(|_| format!("{id} is readmitted"));
         self.tally.note("amnesic host readmitted");

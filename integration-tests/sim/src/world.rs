@@ -295,8 +295,9 @@ impl World {
             return;
         }
         let at = self.now_ms + self.chaos.delay(&mut self.dice, self.now_ms);
-        let again = matches!(message, FromHost::Promise(_) | FromHost::Answer(_) | FromHost::Report(_))
-            && self.chaos.doubles(&mut self.dice, self.now_ms);
+        let again =
+            matches!(message, FromHost::Promise(_) | FromHost::Answer(_) | FromHost::Report(_))
+                && self.chaos.doubles(&mut self.dice, self.now_ms);
         let Some(session) = &mut self.agents[h].session else { return };
         session.fifo_ms = session.fifo_ms.max(at);
         let (after, session) = (session.fifo_ms - self.now_ms, session.id);
@@ -401,8 +402,7 @@ impl World {
         if self.agents[h].session.is_some() || self.chaos.is_cut(h, self.now_ms) {
             return;
         }
-        let alive: Vec<usize> =
-            (0..self.groups.len()).filter(|g| self.groups[*g].alive).collect();
+        let alive: Vec<usize> = (0..self.groups.len()).filter(|g| self.groups[*g].alive).collect();
         if alive.is_empty() {
             return;
         }
@@ -421,15 +421,15 @@ impl World {
         else {
             return;
         };
-        if amnesic.is_none() && std::mem::take(&mut self.truth.hosts[h].amnesic) {
+        if g == 0 && amnesic.is_none() && std::mem::take(&mut self.truth.hosts[h].amnesic) {
             // It went on alone until it was as long as it had been: nobody can tell.
+            self.truth.hosts[h].regrew = true;
             self.tally.note("old ledger grew to its known length before anybody was asked");
         }
         if !self.welcomed(h, g) {
             return;
         }
-        let trust =
-            if committed_position > position { Trust::Amnesic } else { Trust::Confirmed };
+        let trust = if committed_position > position { Trust::Amnesic } else { Trust::Confirmed };
         if trust == Trust::Amnesic {
             self.tally.note("host agent told that its ledger is old");
         }
