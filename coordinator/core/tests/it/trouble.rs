@@ -220,7 +220,7 @@ fn a_missing_row_halts_with_the_hold_kept() {
     assert_eq!(world.state.rollouts[&world.id].canary.total(None).lost, 3);
     // It was a slow replica after all: read back again.
     world.agents.get_mut(&host(1)).unwrap().rows_lost = 0;
-    assert_eq!(world.control(grayfin_coordinator_core::cmd::Action::Resume), Response::Done);
+    assert_eq!(world.control(Action::Resume), Response::Done);
     world.finish(RolloutState::Succeeded);
 }
 
