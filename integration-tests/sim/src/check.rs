@@ -320,7 +320,8 @@ impl World {
             }
             Event::UndoStarted { step, .. } => {
                 let truth = &self.truth.hosts[h];
-                let started = truth.first_start == Some(token) && !truth.amnesic;
+                let old = truth.amnesic || truth.regrew;
+                let started = truth.first_start == Some(token) && !old;
                 self.truth
                     .expect("S12", !started, || format!("undo of `{step}` after first start"));
                 self.tally.note("undo begun");
