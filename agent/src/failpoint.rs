@@ -121,6 +121,7 @@ pub fn name_of(body: &Body) -> String {
     match body {
         Body::Made { .. } => "made".to_owned(),
         Body::Raised { .. } => "raised".to_owned(),
+        Body::Welcomed { .. } => "welcomed".to_owned(),
         Body::Promised { .. } => "promised".to_owned(),
         Body::Ordered { order, .. } => format!("ordered.{}", task_name(&order.task)),
         Body::Staging { event, .. } => match event {
@@ -144,6 +145,7 @@ const fn task_name(task: &Task) -> &'static str {
         Task::CanaryStart { .. } => "canary_start",
         Task::CanaryStop { .. } => "canary_stop",
         Task::CanaryCheck { .. } => "canary_check",
+        Task::Debt { .. } => "debt",
     }
 }
 

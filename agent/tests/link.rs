@@ -12,7 +12,7 @@ use double::{
 use grayfin_proto::v1::{self, OrderKind, to_host};
 use grayfin_types::{
     Code,
-    plan::Plan,
+    plan::{DebtOrder, Effect, Plan},
     step::{Happened, SequenceState, Step},
 };
 
@@ -164,6 +164,20 @@ async fn orders_that_cannot_be_read_are_refused_and_the_session_lives_on() {
     }
     coordinator.send(to_host::Message::Ping(v1::Ping { nonce: 7 }));
     coordinator.until("the pong", |world| world.pings.pop().filter(|nonce| *nonce == 7)).await;
+    agent.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_debts_order_is_carried_out_first_and_answered_with_its_outcome() {
+    let (_site, coordinator, agent) = connected().await;
+    for (debt, code) in [(1, ""), (13, Code::DebtOpen.as_str())] {
+        let order =
+            DebtOrder { debt, effect: Effect::SuspendedRecovery, pay: true, without: vec![] };
+        let number = coordinator.order(OrderKind::PayDebt, 0, Some(&order));
+        let answer = coordinator.answer(number).await;
+        assert_eq!((answer.accepted, answer.code.as_str()), (code.is_empty(), code), "{answer:?}");
+        assert_eq!(answer.why.contains("`trade`"), debt == 13, "{answer:?}");
+    }
     agent.kill().await;
 }
 

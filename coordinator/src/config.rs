@@ -73,6 +73,8 @@ struct Fragment {
     state_dir: PathBuf,
     listen: String,
     advertise: Option<String>,
+    #[serde(default)]
+    join: bool,
     #[serde(default = "default_look_interval_ms")]
     look_interval_ms: u64,
     package_dir: Option<PathBuf>,
@@ -126,6 +128,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where others reach it.
     pub advertise: String,
+    /// With an empty state folder, wait to be added to a group instead of forming one.
+    pub join: bool,
     /// How often host agents look.
     pub look_interval: Duration,
     /// Packages for hosts that have none; none if it does not serve any.
@@ -165,6 +169,7 @@ impl Config {
             state_dir: base.join(fragment.state_dir),
             listen,
             advertise: fragment.advertise.unwrap_or(fragment.listen),
+            join: fragment.join,
             look_interval: Duration::from_millis(fragment.look_interval_ms),
             package_dir: fragment.package_dir.map(|dir| base.join(dir)),
             tls: tls::Files {

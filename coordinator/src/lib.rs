@@ -14,5 +14,6 @@ pub mod server;
 pub mod sessions;
 pub mod shared;
 pub mod sight;
+mod stoppoint;
 pub mod store;
 pub mod telemetry;

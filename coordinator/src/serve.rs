@@ -86,7 +86,7 @@ impl Running {
             address: config.advertise.clone(),
             tls: config.tls.clone(),
             timing: config.raft,
-            form: true,
+            form: !config.join,
         };
         let store = Replicated::open(&config.state_dir, &options).await?;
         let listener = match TcpListener::bind(config.listen).await {
@@ -110,7 +110,7 @@ impl Running {
         );
         let shared = Shared::new(config, Arc::new(store.clone()));
         let driver = tokio::spawn(driver::run(Arc::clone(&shared)));
-        let group = GroupService::new(store.raft().clone(), store.instance().to_owned());
+        let group = GroupService::new(&store);
         let server = tokio::spawn(server::run(Arc::clone(&shared), group, tls.clone(), listener));
         Ok(Self { shared, store, address, driver, server, tls })
     }

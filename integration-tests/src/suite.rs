@@ -22,6 +22,8 @@ use crate::{Lab, Options, Target, processes, wait};
 pub const FROM: &str = "2.00.8.10";
 /// The target.
 pub const TO: &str = "2.00.8.12";
+/// The canary writes all the time, a little: what is tested is that nothing is lost.
+pub const CANARY: [&str; 4] = ["--canary", "new", "--rate", "60"];
 
 /// Labs of suites that run at once on a machine. A lab has a dozen processes that wake up often; with
 /// more than two on two cores it is the scheduler that is tested.
@@ -261,6 +263,13 @@ impl Lab {
             if answer.ready { Ok(()) } else { Err(format!("{:?}", against(&answer))) }
         })
         .await
+    }
+
+    /// The hosts in the order of the plan, by number.
+    pub async fn order(&self) -> anyhow::Result<Vec<u8>> {
+        self.wait_ready(TO, &CANARY).await?;
+        let plan = self.preflight(TO, &CANARY).await?.plan.context("a plan")?;
+        plan.hosts.iter().map(|host| self.number_of(&host.host)).collect()
     }
 
     /// `rollout start` is refused as it should be, and nothing was stopped or begun.

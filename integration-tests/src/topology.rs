@@ -51,6 +51,9 @@ pub struct Options {
     /// Grayfin coordinators.
     #[arg(long, default_value_t = 1)]
     pub coordinators: u8,
+    /// So many of them form the group; the others run and wait to be added. All, if not given.
+    #[arg(long, value_name = "N")]
+    pub joined: Option<u8>,
     /// Clusters on the same hosts.
     #[arg(long, default_value_t = 1)]
     pub clusters: u8,
@@ -100,6 +103,7 @@ impl Default for Options {
             compute_nodes_per_host: 0,
             version: "2.00.8.10".to_owned(),
             coordinators: 1,
+            joined: None,
             clusters: 1,
             time_scale: 0.1,
             replication: 2,
@@ -307,6 +311,9 @@ fn check(options: &Options) -> Result<(), String> {
     }
     if options.coordinators > 9 {
         return Err("at most 9 coordinators fit".to_owned());
+    }
+    if options.joined.is_some_and(|joined| joined == 0 || joined > options.coordinators) {
+        return Err("of the coordinators at least one forms the group, and at most all".to_owned());
     }
     if !options.no_grayfin && options.coordinators == 0 {
         return Err("without coordinators there is no Grayfin: use --no-grayfin".to_owned());

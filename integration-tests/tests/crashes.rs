@@ -10,11 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::ensure;
 use grayfin_types::status::{HostPhase, RolloutStatus};
 use grayfin_types::step::Step;
-use integration_tests::suite::{self, FROM, ROLLOUT_LIMIT, TO};
+use integration_tests::suite::{self, CANARY, FROM, ROLLOUT_LIMIT, TO};
 use integration_tests::{Lab, Options, Target, wait};
-
-/// The canary writes all the time, a little: what is tested is that nothing is lost.
-const CANARY: [&str; 4] = ["--canary", "new", "--rate", "60"];
 
 /// One place in each step.
 fn places(before: bool) -> Vec<String> {

@@ -12,13 +12,11 @@ use grayfin_types::status::{RolloutState, RolloutStatus};
 use grayfin_types::step::SequenceState;
 use integration_tests::observer::Report;
 use integration_tests::relay::Mode;
-use integration_tests::suite::{self, FROM, ROLLOUT_LIMIT, TO};
+use integration_tests::suite::{self, CANARY, FROM, ROLLOUT_LIMIT, TO};
 use integration_tests::{Lab, Options, Target, wait};
 use standin::config::Role;
 use standin::faults::Kind;
 
-/// The canary writes all the time, a little.
-const CANARY: [&str; 4] = ["--canary", "new", "--rate", "60"];
 /// Retries that a rollout may need after one fault.
 const RETRIES_MAX: usize = 4;
 
@@ -26,17 +24,10 @@ fn options() -> Options {
     Options { version: FROM.to_owned(), ..Options::default() }
 }
 
-/// The hosts in the order of the plan, by number.
-async fn order(lab: &Lab) -> anyhow::Result<Vec<u8>> {
-    lab.wait_ready(TO, &CANARY).await?;
-    let plan = lab.preflight(TO, &CANARY).await?.plan.context("a plan")?;
-    plan.hosts.iter().map(|host| lab.number_of(&host.host)).collect()
-}
-
 /// Lets each host's agent stand still at a place of its own, starts a rollout, and returns the hosts
 /// in their order and the rollout.
 async fn start(lab: &Lab, places: [&str; 3]) -> anyhow::Result<(Vec<u8>, String)> {
-    let hosts = order(lab).await?;
+    let hosts = lab.order().await?;
     for (host, place) in hosts.iter().zip(places) {
         lab.restart_agent_with_stops(*host, &[place.to_owned()]).await?;
     }

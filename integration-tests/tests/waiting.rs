@@ -15,23 +15,13 @@ use grayfin_types::event::{Body, Event};
 use grayfin_types::status::{HoldStatus, HostPhase, RolloutState, RolloutStatus};
 use grayfin_types::step::SequenceState;
 use integration_tests::observer::Report;
-use integration_tests::suite::{self, FROM, NOTICE_LIMIT, ROLLOUT_LIMIT, Refusal, TO};
+use integration_tests::suite::{self, CANARY, FROM, NOTICE_LIMIT, ROLLOUT_LIMIT, Refusal, TO};
 use integration_tests::{Lab, Options, Target, wait};
 use standin::config::Role;
 use standin::faults::Kind;
 
-/// The canary writes all the time, a little.
-const CANARY: [&str; 4] = ["--canary", "new", "--rate", "60"];
-
 fn options() -> Options {
     Options { version: FROM.to_owned(), ..Options::default() }
-}
-
-/// The hosts in the order of the plan, by number.
-async fn order(lab: &Lab) -> anyhow::Result<Vec<u8>> {
-    lab.wait_ready(TO, &CANARY).await?;
-    let plan = lab.preflight(TO, &CANARY).await?.plan.context("a plan")?;
-    plan.hosts.iter().map(|host| lab.number_of(&host.host)).collect()
 }
 
 /// The alias of a host's first node with a role.
@@ -101,7 +91,7 @@ fn ensure_chain(lines: &[String]) -> anyhow::Result<Vec<Event>> {
 #[tokio::test(flavor = "multi_thread")]
 async fn recovering_chunks_are_waited_for_and_two_watchers_see_the_same() {
     suite::in_lab(&options(), async |lab| {
-        let first = order(lab).await?[0];
+        let first = lab.order().await?[0];
         let data = alias(lab, first, Role::DataNode)?;
         lab.fault(&data, Kind::NeverFinishRecovery, "")?;
         let observer = lab.observer()?;
@@ -260,7 +250,7 @@ async fn leader_moves(lab: &Lab) -> anyhow::Result<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn guards_turn_back_when_others_die_and_the_order_follows_the_leader() {
     suite::in_lab(&options(), async |lab| {
-        let hosts = order(lab).await?;
+        let hosts = lab.order().await?;
         for host in hosts.iter().take(2) {
             let place = "act.execute.quiesce.before".to_owned();
             lab.restart_agent_with_stops(*host, &[place]).await?;
@@ -286,7 +276,7 @@ async fn guards_turn_back_when_others_die_and_the_order_follows_the_leader() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_leaders_host_is_the_last_even_if_the_leader_moves() {
     suite::in_lab(&options(), async |lab| {
-        let hosts = order(lab).await?;
+        let hosts = lab.order().await?;
         let place = "act.execute.guard.before".to_owned();
         lab.restart_agent_with_stops(hosts[0], &[place]).await?;
         lab.wait_hosts_connected().await?;
@@ -393,7 +383,7 @@ async fn a_stream_table_is_accepted_by_name_and_partitions_come_and_go() {
 async fn a_host_that_is_down_longer_than_the_recovery_wait_is_recovered_from() {
     // 30 s are taken as 60 s, here 6 s.
     suite::in_lab(&options(), async |lab| {
-        let first = order(lab).await?[0];
+        let first = lab.order().await?[0];
         let place = "act.execute.upgrade.before".to_owned();
         lab.restart_agent_with_stops(first, &[place]).await?;
         lab.wait_hosts_connected().await?;
@@ -427,7 +417,7 @@ async fn a_host_that_is_down_longer_than_the_recovery_wait_is_recovered_from() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_abort_brings_the_host_back_and_a_new_version_that_does_not_start_is_retried() {
     suite::in_lab(&options(), async |lab| {
-        let first = order(lab).await?[0];
+        let first = lab.order().await?[0];
         let place = "act.execute.backup.after".to_owned();
         lab.restart_agent_with_stops(first, &[place]).await?;
         lab.wait_hosts_connected().await?;
@@ -455,7 +445,7 @@ async fn an_abort_brings_the_host_back_and_a_new_version_that_does_not_start_is_
             ensure!(version == FROM, "`{alias}` answers {version} after an abort");
         }
         // A new version that does not start: there is no way back, the hold stays, a person helps.
-        let first = order(lab).await?[0];
+        let first = lab.order().await?[0];
         let data = alias(lab, first, Role::DataNode)?;
         lab.fault(&data, Kind::RefuseStartVersion, TO)?;
         let observer = lab.observer()?;

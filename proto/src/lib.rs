@@ -4,6 +4,7 @@
 pub mod document;
 pub mod identity;
 pub mod pki;
+pub mod raise;
 pub mod tls;
 
 /// Messages and services generated from `proto/grayfin.proto`.

@@ -145,6 +145,11 @@ impl Files {
             .map_err(|e| self.content("certificate", &e.to_string()))
     }
 
+    /// Reads certificate and key, for signing.
+    pub(crate) fn certified(&self) -> Result<rustls::sign::CertifiedKey, Error> {
+        self.load()
+    }
+
     fn load(&self) -> Result<rustls::sign::CertifiedKey, Error> {
         let bad_key =
             |why: String| Error::Content { file: self.key.clone(), what: "private key", why };

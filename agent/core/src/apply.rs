@@ -53,6 +53,13 @@ impl State {
                 self.host = Some(host.clone());
             }
             Body::Raised { authority } => self.raise(authority)?,
+            Body::Welcomed { authority, membership } => {
+                self.raise(authority)?;
+                if *membership < self.membership {
+                    return Err("an older membership after a newer one".to_owned());
+                }
+                self.membership = *membership;
+            }
             Body::Promised { token, authority, .. } => self.promised(*token, authority)?,
             Body::Ordered { order, answer, boot_id } => self.ordered(order, answer, boot_id)?,
             Body::Staging { cluster, number, event } => self.staging(cluster, *number, event)?,
@@ -79,6 +86,10 @@ impl State {
             && !mutation::is("s2-older-authority")
         {
             return Err("an older authority after a newer one".to_owned());
+        }
+        if to.incarnation > now.incarnation {
+            // Places in a log compare only within one incarnation.
+            self.membership = 0;
         }
         self.authority = Some(to.clone());
         Ok(())
@@ -146,7 +157,8 @@ impl State {
             | Task::Stage { .. }
             | Task::CanaryStart { .. }
             | Task::CanaryStop { .. }
-            | Task::CanaryCheck { .. } => Ok(()),
+            | Task::CanaryCheck { .. }
+            | Task::Debt { .. } => Ok(()),
         }
     }
 
@@ -185,6 +197,7 @@ impl State {
                 let cluster = self.clusters.entry(order.cluster.clone()).or_default();
                 cluster.take(order);
             }
+            Task::Debt { .. } => {}
         }
     }
 
@@ -245,7 +258,12 @@ impl Cluster {
             Task::CanaryCheck { canary } => {
                 self.canary_owed.insert(order.number, CanaryTask::Check(canary.clone()));
             }
-            Task::Run { .. } | Task::Retry | Task::Undo | Task::Abort | Task::Close => {}
+            Task::Run { .. }
+            | Task::Retry
+            | Task::Undo
+            | Task::Abort
+            | Task::Close
+            | Task::Debt { .. } => {}
         }
     }
 }

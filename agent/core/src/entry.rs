@@ -5,7 +5,7 @@
 
 use grayfin_types::{
     ClusterId, Code, HostId, Incarnation, LedgerId, NodeAlias, OrderNumber, RolloutId, Term, Token,
-    plan::{CanaryOrder, Plan},
+    plan::{CanaryOrder, DebtOrder, Plan},
     step::{SequenceState, Step},
 };
 use serde::{Deserialize, Serialize};
@@ -38,6 +38,13 @@ pub enum Body {
     Raised {
         /// It.
         authority: Authority,
+    },
+    /// A coordinator that leads presented itself with a newer authority or membership.
+    Welcomed {
+        /// Its authority; a higher incarnation came with an operator's signed act.
+        authority: Authority,
+        /// Place in the log of the group's membership.
+        membership: u64,
     },
     /// A token was promised: it and all lower ones are refused from here on (S2).
     Promised {
@@ -147,6 +154,14 @@ pub enum Task {
         /// Of which rollout.
         canary: CanaryOrder,
     },
+    /// A cluster-wide effect was brought about or undone (S10). It is done before it is recorded, for
+    /// it can be done again; only its outcome is durable.
+    Debt {
+        /// Which.
+        debt: DebtOrder,
+        /// Why it was not done.
+        failed: Option<String>,
+    },
 }
 
 impl Task {
@@ -157,7 +172,8 @@ impl Task {
             Self::Stage { .. }
             | Self::CanaryStart { .. }
             | Self::CanaryStop { .. }
-            | Self::CanaryCheck { .. } => false,
+            | Self::CanaryCheck { .. }
+            | Self::Debt { .. } => false,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use grayfin_types::{
     ClusterId, Code, Token,
+    raise::Raise,
     step::{SequenceState, Step},
 };
 
@@ -55,7 +56,46 @@ fn stale(why: String) -> Refusal {
     Refusal { code: Code::TokenStale, why }
 }
 
-/// Judges who commands.
+fn outdated(why: String) -> Refusal {
+    Refusal { code: Code::CoordinatorRefused, why }
+}
+
+/// Judges a coordinator that presents itself as the one that leads. `raise` is an operator's act
+/// whose signature was verified. Returns what to record before it is listened to.
+pub fn welcome(
+    state: &State,
+    asked: &Authority,
+    membership: u64,
+    raise: Option<&Raise>,
+) -> Result<Option<Body>, Refusal> {
+    let known = state.authority.as_ref();
+    let raised = known.filter(|k| k.group == asked.group && k.incarnation < asked.incarnation);
+    if let Some(known) = raised {
+        let proven = raise.is_some_and(|raise| {
+            raise.group == asked.group
+                && raise.to == asked.incarnation
+                && raise.from >= known.incarnation
+        });
+        if !proven {
+            return Err(outdated(format!(
+                "it has incarnation {}, this host agent knows {}, and no operator's signed act raises it",
+                asked.incarnation, known.incarnation
+            )));
+        }
+    } else {
+        authority(state, asked)?;
+        if membership < state.membership {
+            return Err(outdated(format!(
+                "it knows the group's membership of log entry {membership}, this host agent has seen that of {}: it was removed, or is a copy from before the group changed",
+                state.membership
+            )));
+        }
+    }
+    let news = known != Some(asked) || membership > state.membership;
+    Ok(news.then(|| Body::Welcomed { authority: asked.clone(), membership }))
+}
+
+/// Judges who commands. A higher incarnation is never taken from here: [`welcome`] wants proof.
 pub fn authority(state: &State, asked: &Authority) -> Result<Standing, Refusal> {
     if asked.group.is_empty() {
         return Err(stale("it names no coordinator group".to_owned()));
@@ -65,6 +105,12 @@ pub fn authority(state: &State, asked: &Authority) -> Result<Standing, Refusal> 
         return Err(stale(format!(
             "it comes from coordinator group `{}`, this host agent belongs to `{}`",
             asked.group, known.group
+        )));
+    }
+    if asked.incarnation > known.incarnation {
+        return Err(outdated(format!(
+            "incarnation {} is higher than {} and was not proven by an operator's act",
+            asked.incarnation, known.incarnation
         )));
     }
     let (asked_at, known_at) = ((asked.incarnation, asked.term), (known.incarnation, known.term));
@@ -156,6 +202,8 @@ fn judge(state: &State, order: &Order) -> Answer {
                 Answer::no(Code::BadRequest, "the canary belongs to another rollout")
             }
         }
+        Task::Debt { failed: None, .. } => Answer::yes(None),
+        Task::Debt { failed: Some(why), .. } => Answer::no(Code::DebtOpen, why.clone()),
     }
 }
 

@@ -22,6 +22,7 @@ pub fn of(host: &HostId, position: u64, entry: &Entry) -> Option<Report> {
         Body::Staging { event, .. } => staging(event),
         Body::Made { .. }
         | Body::Raised { .. }
+        | Body::Welcomed { .. }
         | Body::Promised { .. }
         | Body::Ordered { .. }
         | Body::CanaryAnswered { .. } => return None,

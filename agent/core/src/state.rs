@@ -25,6 +25,9 @@ pub struct State {
     pub host: Option<HostId>,
     /// The highest authority ever seen.
     pub authority: Option<Authority>,
+    /// The newest membership of its group within that incarnation. A coordinator that knows an older
+    /// one was removed, or is a copy from before the group grew.
+    pub membership: u64,
     /// Tokens up to this one are refused. One floor for the machine: tokens are unique in a group,
     /// and a machine that serves two clusters has one hold over both (S1).
     pub floor: Token,

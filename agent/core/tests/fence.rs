@@ -10,8 +10,9 @@ use grayfin_agent_core::{
     fence::{self, Promise, Standing, Verdict},
 };
 use grayfin_types::{
-    Code, Token,
-    plan::{CanaryOrder, CanarySpec},
+    Code, Incarnation, Token,
+    plan::{CanaryOrder, CanarySpec, DebtOrder, Effect},
+    raise::Raise,
 };
 
 fn promise(driver: &mut Driver, token: u64) -> Result<(), Code> {
@@ -68,7 +69,8 @@ fn authorities_only_ever_grow() {
     driver.write(Body::Raised { authority: authority(2, 7) });
     assert_eq!(fence::authority(&driver.state, &authority(2, 7)), Ok(Standing::Known));
     assert_eq!(fence::authority(&driver.state, &authority(2, 8)), Ok(Standing::Higher));
-    assert_eq!(fence::authority(&driver.state, &authority(3, 1)), Ok(Standing::Higher));
+    let unproven = fence::authority(&driver.state, &authority(3, 1)).unwrap_err();
+    assert_eq!(unproven.code, Code::CoordinatorRefused);
     let mut stranger = authority(9, 9);
     stranger.group = "other".to_owned();
     let mut nobody = authority(9, 9);
@@ -187,4 +189,82 @@ fn canary_orders_are_owed_until_they_are_answered() {
         driver.write(body.clone());
         assert!(!driver.try_write(body));
     }
+}
+
+#[test]
+fn a_removed_coordinator_and_a_copy_from_before_the_growth_are_not_listened_to() {
+    let mut driver = Driver::default();
+    let welcome = |driver: &mut Driver, term, membership| match fence::welcome(
+        &driver.state,
+        &authority(1, term),
+        membership,
+        None,
+    ) {
+        Ok(Some(body)) => {
+            driver.write(body);
+            Ok(())
+        }
+        Ok(None) => Ok(()),
+        Err(refusal) => Err(refusal.code),
+    };
+    assert_eq!(welcome(&mut driver, 3, 0), Ok(()), "a group of one");
+    assert_eq!(welcome(&mut driver, 3, 12), Ok(()), "it grew");
+    let entries = driver.entries.len();
+    assert_eq!(welcome(&mut driver, 3, 12), Ok(()));
+    assert_eq!(driver.entries.len(), entries, "nothing new to record");
+    // However often the copy elected itself since.
+    assert_eq!(welcome(&mut driver, 99, 0), Err(Code::CoordinatorRefused));
+    assert_eq!(welcome(&mut driver, 2, 12), Err(Code::TokenStale), "an old leader");
+    assert_eq!(welcome(&mut driver, 4, 15), Ok(()));
+    assert_eq!(driver.entries.len(), entries + 1);
+}
+
+#[test]
+fn a_higher_incarnation_needs_the_operators_act_for_it() {
+    let mut driver = Driver::default();
+    driver.write(fence::welcome(&driver.state, &authority(1, 9), 12, None).unwrap().unwrap());
+    let act = |group: &str, from, to| Raise {
+        group: group.to_owned(),
+        from: Incarnation(from),
+        to: Incarnation(to),
+        act: "restore".to_owned(),
+        reason: "the disk died".to_owned(),
+        at_ms: 1,
+    };
+    let raised = |driver: &Driver, raise: Option<&Raise>| {
+        fence::welcome(&driver.state, &authority(2, 1), 0, raise).map_err(|refusal| refusal.code)
+    };
+    let refused = Err(Code::CoordinatorRefused);
+    assert_eq!(raised(&driver, None), refused);
+    for other in [act("h", 1, 2), act("g", 1, 3), act("g", 0, 2)] {
+        assert_eq!(raised(&driver, Some(&other)), refused, "{other:?}");
+    }
+    // Nor by an order or a promise in a session that began lower.
+    assert!(fence::authority(&driver.state, &authority(2, 1)).is_err());
+    let body = raised(&driver, Some(&act("g", 1, 2))).unwrap().unwrap();
+    driver.write(body);
+    assert_eq!(driver.state.membership, 0, "places in a log compare within one incarnation");
+    assert_eq!(fence::authority(&driver.state, &authority(2, 1)), Ok(Standing::Known));
+    assert!(fence::welcome(&driver.state, &authority(1, 99), 99, None).is_err());
+}
+
+#[test]
+fn a_debts_order_needs_no_token_leaves_the_hold_alone_and_keeps_its_outcome() {
+    let debt = |pay| DebtOrder { debt: 1, effect: Effect::SuspendedRecovery, pay, without: vec![] };
+    let mut driver = Driver::running();
+    let hold = driver.state.hold.clone();
+    assert!(driver.order(0, Task::Debt { debt: debt(false), failed: None }));
+    let failed = Some("`ctl2` was not reached".to_owned());
+    assert!(!driver.order(0, Task::Debt { debt: debt(true), failed }));
+    assert_eq!(driver.state.hold, hold);
+    // What was answered is answered again, whatever came of it the second time.
+    let cluster = CLUSTER.parse().unwrap();
+    let (number, before) = driver.state.cluster(&cluster).unwrap().last_order.clone().unwrap();
+    let again = order(number.0, 0, Task::Debt { debt: debt(true), failed: None });
+    let verdict = fence::order(&driver.state, &again, "b");
+    assert_eq!(verdict, Verdict::Repeat(before.clone()));
+    assert_eq!(
+        (before.code, before.why.as_str()),
+        (Some(Code::DebtOpen), "`ctl2` was not reached")
+    );
 }

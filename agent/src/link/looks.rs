@@ -1,7 +1,7 @@
 //! Looks for the coordinator: side by side, each kind at most once at a time, each with a limit.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -9,11 +9,15 @@ use std::{
     time::Duration,
 };
 
+use grayfin_agent_core::entry::{Order, Task};
 use grayfin_proto::{document, v1};
-use grayfin_types::{ClusterId, Generation};
+use grayfin_types::{ClusterId, Generation, OrderNumber};
 use tokio::sync::mpsc;
 
-use super::ports::{ClusterAsk, HostAsk, Look, standing};
+use super::{
+    orders::Done,
+    ports::{ClusterAsk, HostAsk, Look, standing},
+};
 use crate::ledger::Ledger;
 
 /// A look that takes longer says nothing any more: facts older than 15 s hold by default.
@@ -22,6 +26,9 @@ const LOOK_MAX: Duration = Duration::from_secs(30);
 /// Hashing and reading through a package of a few hundred megabytes, and weighing a backup of some
 /// hundred thousand files, on a slow disk.
 const PACKAGE_MAX: Duration = Duration::from_secs(900);
+
+/// Every DolphinDB controller is asked once, each within its own limit.
+const EFFECT_MAX: Duration = Duration::from_secs(60);
 
 /// What a look is about. Each kind and cluster has a place of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,6 +73,10 @@ pub(super) struct Looks<L> {
     pub(super) results: mpsc::Sender<v1::from_host::Message>,
     pub(super) count: AtomicU64,
     pub(super) places: Mutex<Places>,
+    /// Outcomes of orders about cluster-wide effects.
+    pub(super) done: mpsc::Sender<Done>,
+    /// Those that are being carried out.
+    pub(super) busy: Mutex<BTreeSet<(ClusterId, OrderNumber)>>,
 }
 
 impl<L: Look> Looks<L> {
@@ -92,6 +103,26 @@ impl<L: Look> Looks<L> {
                     places.remove(&place);
                 }
             }
+        });
+    }
+
+    /// Carries an order about a cluster-wide effect out, beside everything else; one that comes again
+    /// meanwhile is not begun twice.
+    pub(super) fn carry_out(self: &Arc<Self>, order: Order) {
+        let key = (order.cluster.clone(), order.number);
+        let busy = || self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        let Task::Debt { debt, .. } = order.task.clone() else { return };
+        if !busy().insert(key.clone()) {
+            return;
+        }
+        let looks = Arc::clone(self);
+        tokio::spawn(async move {
+            let doing = looks.look.effect(&order.cluster, &debt);
+            let outcome = tokio::time::timeout(EFFECT_MAX, doing).await;
+            let outcome = outcome
+                .unwrap_or_else(|_| Err(format!("it took longer than {} s", EFFECT_MAX.as_secs())));
+            looks.busy.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+            drop(looks.done.send(Done { order, outcome }).await);
         });
     }
 

@@ -80,6 +80,7 @@ struct Queues {
     passing: mpsc::Receiver<Report>,
     canary: mpsc::Receiver<v1::CanaryReport>,
     looks: mpsc::Receiver<v1::from_host::Message>,
+    done: mpsc::Receiver<orders::Done>,
 }
 
 /// Keeps the link up; made together with [`Link`].
@@ -169,6 +170,7 @@ impl LinkLoop {
     pub async fn run<L: Look>(self, look: Arc<L>) -> Result<(), ledger::Error> {
         let link = self.link;
         let (results, looks_queue) = mpsc::channel(64);
+        let (done, done_queue) = mpsc::channel(64);
         let looks = Arc::new(Looks {
             look,
             ledger: Arc::clone(&link.ledger),
@@ -177,8 +179,15 @@ impl LinkLoop {
             results,
             count: AtomicU64::new(0),
             places: Mutex::default(),
+            done,
+            busy: Mutex::default(),
         });
-        let mut queues = Queues { passing: self.passing, canary: self.canary, looks: looks_queue };
+        let mut queues = Queues {
+            passing: self.passing,
+            canary: self.canary,
+            looks: looks_queue,
+            done: done_queue,
+        };
         let mut dialler = Dialler::new(&link.settings.coordinators);
         loop {
             let address = dialler.next();

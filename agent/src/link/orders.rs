@@ -85,6 +85,67 @@ pub(super) fn order(
     })
 }
 
+/// What is to be done about an order.
+pub(super) enum Taken {
+    /// It is answered.
+    Answered(v1::OrderAnswer),
+    /// It is to be carried out first, and answered with its outcome: [`carried_out`].
+    CarryOut(Box<Order>),
+}
+
+/// Takes an order. One about a cluster-wide effect is judged, but not recorded: it can be done again.
+pub(super) fn take(
+    ledger: &Ledger,
+    amnesic: bool,
+    boot_id: &str,
+    wire: &v1::Order,
+) -> Result<Taken, ledger::Error> {
+    if !amnesic
+        && wire.kind() == v1::OrderKind::PayDebt
+        && let Ok(order) = read(wire)
+        && ledger.state(|state| {
+            matches!(fence::order(state, &order, boot_id), Verdict::Record(_, answer) if answer.accepted)
+        })
+    {
+        return Ok(Taken::CarryOut(Box::new(order)));
+    }
+    order(ledger, amnesic, boot_id, wire).map(Taken::Answered)
+}
+
+/// Records and answers an order that was carried out, or not. Durable before it returns.
+pub(super) fn carried_out(
+    ledger: &Ledger,
+    amnesic: bool,
+    boot_id: &str,
+    done: Done,
+) -> Result<v1::OrderAnswer, ledger::Error> {
+    let Done { mut order, outcome } = done;
+    let (number, token, cluster) = (order.number, order.token, order.cluster.clone());
+    if let (Task::Debt { failed, .. }, Err(why)) = (&mut order.task, &outcome) {
+        *failed = Some(why.clone());
+    }
+    let decided = if amnesic { Err(is_amnesic()) } else { record(ledger, boot_id, &order)? };
+    let answer = decided.unwrap_or_else(|refusal| Answer::no(refusal.code, refusal.why));
+    tracing::info!(number = number.0, accepted = answer.accepted, why = answer.why, "debt order");
+    Ok(v1::OrderAnswer {
+        cluster: cluster.to_string(),
+        number: number.0,
+        token: token.0,
+        accepted: answer.accepted,
+        code: answer.code.map(|code| code.to_string()).unwrap_or_default(),
+        why: answer.why,
+        ledger_position: ledger.position(),
+        state: None,
+    })
+}
+
+/// An order that was carried out, or not.
+#[derive(Debug)]
+pub(super) struct Done {
+    pub(super) order: Order,
+    pub(super) outcome: Result<(), String>,
+}
+
 fn decide(
     ledger: &Ledger,
     boot_id: &str,
@@ -100,7 +161,15 @@ fn decide(
     {
         return refusable(Err(e));
     }
-    refusable(ledger.decide(|state| match fence::order(state, &order, boot_id) {
+    record(ledger, boot_id, &order)
+}
+
+fn record(
+    ledger: &Ledger,
+    boot_id: &str,
+    order: &Order,
+) -> Result<Result<Answer, Refusal>, ledger::Error> {
+    refusable(ledger.decide(|state| match fence::order(state, order, boot_id) {
         Verdict::Record(body, answer) => (Some(*body), Ok(answer)),
         Verdict::Repeat(answer) => (None, Ok(answer)),
         Verdict::Refuse(refusal) => (None, Err(refusal)),
@@ -142,7 +211,8 @@ fn read(wire: &v1::Order) -> Result<Order, String> {
         v1::OrderKind::CanaryStop => Task::CanaryStop { canary: canary()? },
         v1::OrderKind::CanaryCheck => Task::CanaryCheck { canary: canary()? },
         v1::OrderKind::PayDebt => {
-            return Err("this host agent has no cluster-wide debts to pay".to_owned());
+            let debt = document::read("debt order", document).map_err(|e| text(&e))?;
+            Task::Debt { debt, failed: None }
         }
         v1::OrderKind::Unspecified => return Err("the order has no kind".to_owned()),
     };

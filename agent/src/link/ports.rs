@@ -3,7 +3,7 @@
 use grayfin_types::{
     ClusterId, Generation,
     facts::{AgentStanding, ClusterFacts, HostFacts},
-    plan::CanaryOrder,
+    plan::{CanaryOrder, DebtOrder},
     status::CanaryStatus,
 };
 
@@ -41,6 +41,13 @@ pub trait Look: Send + Sync + 'static {
     fn host_facts(&self, ask: HostAsk) -> impl Future<Output = HostFacts> + Send;
     /// Looks at the whole cluster, as its designated observer.
     fn cluster_facts(&self, ask: ClusterAsk) -> impl Future<Output = ClusterFacts> + Send;
+    /// Brings a cluster-wide effect about, or undoes it (S10). May be called again with the same
+    /// order. Says why it could not.
+    fn effect(
+        &self,
+        cluster: &ClusterId,
+        order: &DebtOrder,
+    ) -> impl Future<Output = Result<(), String>> + Send;
 }
 
 /// Writes and checks the canary. Everything may be called again with the same order.

@@ -2,15 +2,15 @@
 
 use std::{sync::Arc, time::Duration};
 
-use grayfin_agent_core::{
-    Body,
-    fence::{self, Standing},
-};
+use grayfin_agent_core::fence;
 use grayfin_proto::{
     MESSAGE_MAX, WIRE, document,
     v1::{self, from_host, host_agent_link_client::HostAgentLinkClient, to_host},
 };
-use grayfin_types::Code;
+use grayfin_types::{
+    Code,
+    raise::{Raise, SignedRaise},
+};
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, MissedTickBehavior, interval, timeout},
@@ -18,7 +18,9 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming, transport::Channel};
 
-use super::{Connected, Link, Queues, looks::Ask, looks::Looks, orders, ports::Look};
+use super::{
+    Connected, Link, Queues, looks::Ask, looks::Looks, orders, orders::Taken, ports::Look,
+};
 use crate::{ledger, runner::Trust};
 
 /// For the connection (2 s at most), the handshake, and the coordinator's durable enrolment.
@@ -159,15 +161,16 @@ impl<'a, L: Look> Session<'a, L> {
             return Err(Ended::NotLeader { leader: welcome.leader_address.clone() });
         }
         let by = orders::authority(welcome.authority.as_ref());
-        let (position, known) =
-            self.link.ledger.decide(|state| match fence::authority(state, &by) {
-                Ok(Standing::Known) => (None, Ok(state.position)),
-                Ok(Standing::Higher) => {
-                    (Some(Body::Raised { authority: by.clone() }), Ok(state.position))
-                }
+        let raise = self.raise(welcome);
+        let (position, known) = self.link.ledger.decide(|state| {
+            match fence::welcome(state, &by, welcome.membership, raise.as_ref()) {
+                Ok(news) => (news, Ok(state.position)),
                 Err(refusal) => (None, Err(refusal)),
-            })?;
-        let before = known.map_err(|refusal| self.broken(format!("refused: {}", refusal.why)))?;
+            }
+        })?;
+        let before = known.map_err(|refusal| {
+            self.broken(format!("{}: refused: {}", refusal.code, refusal.why))
+        })?;
         // The entry that was just made must not hide that the ledger is an old copy.
         self.amnesic = welcome.committed_position > before;
         let trust = if self.amnesic { Trust::Amnesic } else { Trust::Confirmed };
@@ -191,6 +194,21 @@ impl<'a, L: Look> Session<'a, L> {
             0 => own,
             told => u64::from(told),
         })
+    }
+
+    /// Returns the operator's act that comes with a welcome, if its signature is good.
+    fn raise(&self, welcome: &v1::Welcome) -> Option<Raise> {
+        let signed: SignedRaise = document::read("raise", Some(welcome.raise.as_ref()?)).ok()?;
+        match grayfin_proto::raise::verify(&self.link.settings.tls.ca, &signed) {
+            Ok((raise, by)) => {
+                tracing::debug!(act = raise.act, by, incarnation = %raise.to, "operator's act");
+                Some(raise)
+            }
+            Err(error) => {
+                tracing::warn!(%error, "an operator's act that cannot be verified");
+                None
+            }
+        }
     }
 
     async fn follow(
@@ -226,6 +244,12 @@ impl<'a, L: Look> Session<'a, L> {
                     self.send(&to, from_host::Message::Canary(report)).await?;
                 }
                 Some(facts) = self.queues.looks.recv() => self.send(&to, facts).await?,
+                Some(done) = self.queues.done.recv() => {
+                    let link = self.link;
+                    let answer =
+                        orders::carried_out(&link.ledger, self.amnesic, &link.boot_id, done)?;
+                    self.send(&to, from_host::Message::Order(answer)).await?;
+                }
                 _ = looking.tick() => {
                     for installation in &self.link.settings.installations {
                         self.looks.ask(&installation.cluster, Ask::Host);
@@ -273,8 +297,12 @@ impl<'a, L: Look> Session<'a, L> {
             }
             to_host::Message::Order(order) => {
                 let link = self.link;
-                let answer = orders::order(&link.ledger, self.amnesic, &link.boot_id, &order)?;
-                self.send(to, from_host::Message::Order(answer)).await?;
+                match orders::take(&link.ledger, self.amnesic, &link.boot_id, &order)? {
+                    Taken::Answered(answer) => {
+                        self.send(to, from_host::Message::Order(answer)).await?;
+                    }
+                    Taken::CarryOut(order) => self.looks.carry_out(*order),
+                }
             }
             to_host::Message::Committed(committed) => {
                 tracing::debug!(position = committed.position, "reports committed");

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use grayfin_types::{
     ClusterId,
     facts::{ClusterFacts, HostFacts},
+    plan::DebtOrder,
 };
 
 use super::{Depth, Prober};
@@ -45,5 +46,9 @@ impl link::Look for Looks {
     async fn cluster_facts(&self, ask: link::ClusterAsk) -> ClusterFacts {
         let facts = self.prober(&ask.cluster).cluster_facts(ask.chunks).await;
         ClusterFacts { look: ask.look, ..facts }
+    }
+
+    async fn effect(&self, cluster: &ClusterId, order: &DebtOrder) -> Result<(), String> {
+        self.prober(cluster).effect(order).await
     }
 }

@@ -31,6 +31,7 @@ mod chunks;
 mod cluster;
 mod commands;
 pub mod credentials;
+mod effects;
 pub mod files;
 mod host;
 mod live;

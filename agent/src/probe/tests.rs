@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use grayfin_types::{
     ClusterId, Code, Generation, LedgerId, Token,
     facts::{AgentStanding, HostFacts, ProcessState},
-    plan::UpgradeMode,
+    plan::{DebtOrder, Effect, UpgradeMode},
 };
 use standin_lang::value::{Type, Value, Vector};
 
@@ -344,6 +344,28 @@ async fn broken_connections_are_replaced_in_the_next_look() {
     let facts = cluster.prober.cluster_facts(false).await;
     assert!(known(&facts.nodes).iter().all(|node| node.answers == Probe::Known(true)));
     assert!(known(&facts.leader).as_str() == "c2");
+}
+
+#[tokio::test]
+async fn an_effect_is_told_to_every_controller_that_runs() {
+    let cluster = Cluster::start(PASSWORD).await;
+    let order =
+        |pay| DebtOrder { debt: 1, effect: Effect::SuspendedRecovery, pay, without: vec![] };
+    for fake in &cluster.controllers {
+        fake.answer("suspendRecovery", Value::Nothing);
+        fake.answer("resumeRecovery", Value::Nothing);
+    }
+    cluster.prober.effect(&order(false)).await.unwrap();
+    cluster.prober.effect(&order(true)).await.unwrap();
+    for fake in &cluster.controllers {
+        assert_eq!((fake.count("suspendRecovery"), fake.count("resumeRecovery")), (1, 1));
+    }
+    // One that may have taken it or not is in doubt, unless its host is powered off.
+    cluster.controllers[0].act("resumeRecovery", Act::Break);
+    let why = cluster.prober.effect(&order(true)).await.unwrap_err();
+    assert!(why.contains("`c1`"), "{why}");
+    let without = vec![NodeAlias::new("c1").unwrap()];
+    cluster.prober.effect(&DebtOrder { without, ..order(true) }).await.unwrap();
 }
 
 #[tokio::test]

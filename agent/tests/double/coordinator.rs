@@ -42,6 +42,10 @@ pub enum Go {
 pub struct World {
     pub group: String,
     pub incarnation: u64,
+    /// Place in the log of the group's membership.
+    pub membership: u64,
+    /// The operator's act that comes with the welcome.
+    pub raise: Option<v1::Document>,
     pub term: u64,
     pub leads: bool,
     pub leader_address: String,
@@ -83,6 +87,8 @@ impl Coordinator {
         let world = World {
             group: "group".to_owned(),
             incarnation: 1,
+            membership: 0,
+            raise: None,
             term: 1,
             leads: true,
             leader_address: String::new(),
@@ -304,6 +310,8 @@ impl World {
             coordinators: Vec::new(),
             committed_position: self.committed,
             look_interval_ms: 0,
+            membership: self.membership,
+            raise: self.raise.clone(),
         }
     }
 }

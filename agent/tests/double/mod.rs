@@ -27,8 +27,8 @@ use grayfin_types::{
     ClusterId, Generation, NodeAlias,
     facts::{ClusterFacts, HostFacts, NodeRole, NodeSpec, Probe},
     plan::{
-        CanaryOrder, CanarySpec, Compatibility, HostPlan, Package, PauseAfter, Plan, Policy,
-        StaysAlive, UpgradeMode,
+        CanaryOrder, CanarySpec, Compatibility, DebtOrder, HostPlan, Package, PauseAfter, Plan,
+        Policy, StaysAlive, UpgradeMode,
     },
     status::CanaryStatus,
 };
@@ -181,6 +181,13 @@ impl Look for Looker {
             memory: Probe::Unknown(unknown()),
             problems: Vec::new(),
         }
+    }
+
+    async fn effect(&self, cluster: &ClusterId, order: &DebtOrder) -> Result<(), String> {
+        if order.debt == 13 {
+            return Err(format!("no controller of `{cluster}` was reached"));
+        }
+        Ok(())
     }
 
     async fn cluster_facts(&self, ask: ClusterAsk) -> ClusterFacts {

@@ -10,11 +10,13 @@ use grayfin_types::{
     Term, Token,
     facts::UnsettledChunk,
     gate::{Finding, Reason},
-    plan::Plan,
+    plan::{Effect, Plan},
     status::CanaryStatus,
     step::{Report, SequenceState},
 };
 use serde::{Deserialize, Serialize};
+
+use crate::state::GroupAct;
 
 /// A command with the wall clock of the coordinator that proposes it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +45,8 @@ pub enum Cmd {
         /// Its Raft term.
         term: Term,
     },
+    /// An operator changes the group of coordinators; recorded before it is done.
+    Coordinators(CoordinatorsWish),
     /// A host agent said hello.
     Enrol(Enrol),
     /// An operator starts a rollout.
@@ -147,6 +151,26 @@ pub enum Cmd {
     },
     /// A canary's report.
     CanaryReported(CanaryReported),
+    /// A change to the cluster as a whole is needed: recorded before it is made (S10).
+    RecordDebt {
+        /// The rollout.
+        rollout: RolloutId,
+        /// The hold that needs it.
+        token: Token,
+        /// The effect, with the original value.
+        effect: Effect,
+    },
+    /// A host agent is to bring a debt's effect about, or to undo it.
+    OrderDebt {
+        /// The debt.
+        debt: u64,
+        /// Which.
+        host: HostId,
+        /// Undo it.
+        pay: bool,
+        /// The leading DolphinDB controller now.
+        leader: NodeAlias,
+    },
     /// The leading DolphinDB controller is another one.
     LeaderSeen {
         /// The rollout.
@@ -281,6 +305,23 @@ pub struct Control {
     pub rollout: RolloutId,
     /// What.
     pub action: Action,
+    /// Why.
+    pub reason: String,
+    /// Who.
+    pub by: String,
+}
+
+/// An operator's wish about the group of coordinators.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CoordinatorsWish {
+    /// Unique per wish.
+    pub request_id: String,
+    /// What.
+    pub what: GroupAct,
+    /// Which coordinator; the one that led when the lead is transferred.
+    pub id: u64,
+    /// Where it listens; empty unless it is added.
+    pub address: String,
     /// Why.
     pub reason: String,
     /// Who.

@@ -3,12 +3,12 @@
 use grayfin_types::{
     HostId, RolloutId,
     gate::Finding,
-    status::{Explanation, HostPhase},
+    status::{Explanation, HostPhase, RolloutState},
     step::{SequenceState, Step},
 };
 
 use crate::{
-    decide::decide,
+    decide::{debts::open, decide},
     gates::{self, Input, Moment},
     order,
     state::{HostRun, Rollout, State},
@@ -49,11 +49,16 @@ pub fn explain(state: &State, view: &View, id: &RolloutId, now_ms: u64) -> Optio
             .flatten()
             .map(|choice| (choice.host, choice.reason)),
     };
-    let waiting = if rollout.state.is_final() {
+    let mut waiting: Vec<_> = if rollout.state.is_final() {
         rollout.halted.iter().cloned().collect()
     } else {
         decide(state, view, now_ms).waiting.remove(id).unwrap_or_default()
     };
+    if rollout.state == RolloutState::Halted || rollout.state.is_final() {
+        // While a failed host is held, or after a break, they are still to be paid (S10).
+        let own = state.debts.iter().filter(|debt| &debt.rollout == id);
+        waiting.extend(own.map(|debt| open(debt, "it is still to be undone")));
+    }
     Some(Explanation {
         rollout: id.clone(),
         state: rollout.state,

@@ -20,7 +20,7 @@ pub const ALL: &[(&str, &str)] = &[
     ("I3", "the last token never decreases, and no hold or order carries a larger one (S2)"),
     (
         "I4",
-        "a finished rollout has no hold; only closes, canary stops and aborts of a broken hold stay",
+        "a finished rollout has no hold; only closes, canary stops, debts and aborts of a broken hold stay",
     ),
     ("I5", "a plan names each host once"),
     ("I6", "order numbers grow within an outbox and never pass the last one given"),
@@ -126,8 +126,11 @@ fn check_outboxes(state: &State, checker: &mut Checker) {
                     format!("order {} to `{}` has no hold in force", order.number, enrolment.host)
                 });
                 let over = state.rollouts.get(&order.rollout).is_none_or(|r| r.state.is_final());
-                let may_stay =
-                    broken || matches!(order.kind, OrderKind::Close | OrderKind::CanaryStop);
+                let may_stay = broken
+                    || matches!(
+                        order.kind,
+                        OrderKind::Close | OrderKind::CanaryStop | OrderKind::Debt
+                    );
                 checker.expect("I4", !over || may_stay, || {
                     format!("order {} to `{}` outlived its rollout", order.number, enrolment.host)
                 });

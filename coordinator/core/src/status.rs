@@ -131,11 +131,13 @@ pub fn holds(state: &State) -> Vec<HoldStatus> {
         state: "broken".to_owned(),
         promised: Vec::new(),
         awaited: Vec::new(),
+        debts: Vec::new(),
     });
     state
         .clusters()
         .into_iter()
         .map(|cluster| {
+            let debts = state.debts_of(&cluster).map(crate::state::Debt::words).collect();
             let Some(held) = state.holds.get(&cluster) else {
                 return HoldStatus {
                     cluster,
@@ -145,6 +147,7 @@ pub fn holds(state: &State) -> Vec<HoldStatus> {
                     state: "none".to_owned(),
                     promised: Vec::new(),
                     awaited: Vec::new(),
+                    debts,
                 };
             };
             let of = |promised: bool| {
@@ -164,6 +167,7 @@ pub fn holds(state: &State) -> Vec<HoldStatus> {
                 state: held.stage.word().to_owned(),
                 promised: of(true),
                 awaited: if held.stage == HoldStage::Asking { of(false) } else { Vec::new() },
+                debts,
                 cluster,
             }
         })

@@ -12,7 +12,7 @@ use super::values::{CanaryChoice, Duration, Override};
 #[command(
     name = "grayfin",
     version,
-    after_help = "Exit codes: 0 done; 1 refused or failed for a reason that you can act on; 2 bad command line or configuration; 3 held: it waits, nothing is wrong; 4 ended well, but hosts were left out; 70 internal fault."
+    after_help = "Exit codes: 0 done; 1 refused or failed for a reason that you can act on; 2 bad command line or configuration; 3 held: it waits, nothing is wrong; 70 internal fault."
 )]
 pub(crate) struct Cli {
     #[command(flatten)]
@@ -65,6 +65,12 @@ pub(crate) enum Command {
     },
     /// List the coordinators and who leads
     Coordinators,
+    /// Look at, enlarge and shrink the group of coordinators
+    #[command(subcommand)]
+    Coordinator(Coordinator),
+    /// Back up and restore the state of one coordinator, on its own machine
+    #[command(subcommand)]
+    State(State),
     /// Make a private CA and certificates
     #[command(subcommand)]
     Pki(Pki),
@@ -132,6 +138,8 @@ pub(crate) enum Recovery {
     Refuse,
     /// Begin, and wait for the copies to end
     Allow,
+    /// Suspend recovery while a host is down, and let it run again before the next
+    Suspend,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -242,6 +250,81 @@ pub(crate) struct Sure {
     /// The host's name, for scripts; otherwise it is to be typed
     #[arg(long, value_name = "HOST")]
     pub(crate) confirm: Option<HostId>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Coordinator {
+    /// List the coordinators and who leads
+    List,
+    /// Show who answers, how far behind it is, and what was done to the group
+    Status,
+    /// Take a new coordinator in: it learns the log first, then it votes
+    Add {
+        /// Its number, which no coordinator of the group ever had
+        id: u64,
+        /// Where it listens, `host:port`
+        address: String,
+        #[command(flatten)]
+        asked: Asked,
+    },
+    /// Take a coordinator out, for ever
+    Remove {
+        /// Its number
+        id: u64,
+        #[command(flatten)]
+        asked: Asked,
+    },
+    /// Go on with one coordinator when the majority is lost for good; on its machine, while it is
+    /// stopped. It is signed by you, and host agents verify that
+    ForceRecover(Recover),
+    /// Let another coordinator lead, before the leader's machine is worked on
+    TransferLead {
+        #[command(flatten)]
+        asked: Asked,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum State {
+    /// Copy the state into one file, while the coordinator runs or not; the copy is proven whole
+    Backup {
+        /// The file to make
+        file: PathBuf,
+        /// The coordinator's configuration file
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Put a backup back as a new group of one. It is signed by you, and host agents verify that
+    Restore {
+        /// The backup
+        file: PathBuf,
+        #[command(flatten)]
+        recover: Recover,
+    },
+}
+
+/// What an act needs that raises the incarnation.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Recover {
+    /// The configuration file of the coordinator that goes on
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+    /// Why; it is on record
+    #[arg(long)]
+    pub(crate) reason: String,
+    /// Do not ask
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Asked {
+    /// Why; it is on record
+    #[arg(long, default_value = "")]
+    pub(crate) reason: String,
+    /// The wish's own id, for programs that repeat it: a repeat goes on where the first one ended
+    #[arg(long, value_name = "ID")]
+    pub(crate) request_id: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]

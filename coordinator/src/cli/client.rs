@@ -16,13 +16,16 @@ use super::{
     args::Common,
     error::{Error, Exit},
 };
-use crate::server::status::{CODE, LEADER};
+use crate::server::status::{CODE, LEADER, STALE};
 
 /// A failover takes 2 to 4 s with the default timing; five of them are enough patience.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Between two rounds over all coordinators.
 const ROUND: Duration = Duration::from_millis(300);
+
+/// Coordinators tell of each other; a group of more is none of ours.
+const LEARNED_MAX: usize = 16;
 
 /// The service's client.
 pub(crate) type Operator = OperatorClient<Channel>;
@@ -32,6 +35,8 @@ pub(crate) type Operator = OperatorClient<Channel>;
 pub(crate) struct Client {
     files: tls::Files,
     addresses: Vec<String>,
+    /// What coordinators told of each other.
+    learned: Mutex<Vec<String>>,
     /// Who answered last, or was named as the leader.
     preferred: Mutex<String>,
 }
@@ -39,6 +44,8 @@ pub(crate) struct Client {
 /// What an attempt came to.
 enum Attempt<T> {
     Answer(T),
+    /// An answer that may be old: another coordinator may know more.
+    Old(T),
     /// Another coordinator leads; perhaps it is known where.
     Elsewhere(Option<String>),
     /// No answer: the outcome is unknown, and may be asked for again.
@@ -67,7 +74,7 @@ impl Client {
         files.own_identity().map_err(|e| {
             Error::from_chain(Exit::Usage, &e).hint("`grayfin pki issue` makes one")
         })?;
-        Ok(Self { files, addresses, preferred: Mutex::new(first) })
+        Ok(Self { files, addresses, learned: Mutex::default(), preferred: Mutex::new(first) })
     }
 
     /// Calls whoever leads, each attempt with a limit, until an answer is there.
@@ -84,12 +91,16 @@ impl Client {
         loop {
             let mut queue = self.in_order();
             lost.clear();
+            let mut old = None;
             while !queue.is_empty() {
                 let address = queue.remove(0);
                 match self.attempt(&address, limit, &call).await {
                     Attempt::Answer(answer) => {
                         self.prefer(&address);
                         return Ok(answer);
+                    }
+                    Attempt::Old(answer) => {
+                        old.get_or_insert(answer);
                     }
                     Attempt::Refused(error) => return Err(error),
                     Attempt::Elsewhere(leader) => {
@@ -103,6 +114,9 @@ impl Client {
                     }
                     Attempt::Lost(why) => lost.push((address, why)),
                 }
+            }
+            if let Some(answer) = old {
+                return Ok(answer);
             }
             if Instant::now() >= ends {
                 return Err(unreachable(&lost));
@@ -131,7 +145,21 @@ impl Client {
         let preferred = self.preferred.lock().map(|p| p.clone()).unwrap_or_default();
         let mut all = vec![preferred.clone()];
         all.extend(self.addresses.iter().filter(|a| **a != preferred).cloned());
+        let learned = self.learned.lock().map(|l| l.clone()).unwrap_or_default();
+        all.extend(learned.into_iter().filter(|a| *a != preferred));
         all
+    }
+
+    /// Remembers coordinators beyond those that were named.
+    pub(crate) fn learn(&self, addresses: impl IntoIterator<Item = String>) {
+        if let Ok(mut learned) = self.learned.lock() {
+            for address in addresses {
+                let known = self.addresses.contains(&address) || learned.contains(&address);
+                if !known && learned.len() < LEARNED_MAX {
+                    learned.push(address);
+                }
+            }
+        }
     }
 
     /// Makes a client for one coordinator.
@@ -162,6 +190,9 @@ impl Client {
         };
         match timeout(limit, call(operator)).await {
             Err(_) => Attempt::Lost(format!("no answer in {} s", limit.as_secs())),
+            Ok(Ok(response)) if response.metadata().contains_key(STALE) => {
+                Attempt::Old(response.into_inner())
+            }
             Ok(Ok(response)) => Attempt::Answer(response.into_inner()),
             Ok(Err(status)) => judge(&status),
         }
@@ -175,7 +206,7 @@ fn judge<T>(status: &Status) -> Attempt<T> {
             let leader = status.metadata().get(LEADER).and_then(|v| v.to_str().ok());
             Attempt::Elsewhere(leader.map(str::to_owned))
         }
-        Some(Code::NoQuorum) => Attempt::Lost("the coordinators have no majority".to_owned()),
+        Some(Code::NoQuorum) => Attempt::Lost(words(status)),
         Some(code) => Attempt::Refused(Error::refused(code, words(status))),
         None => match status.code() {
             tonic::Code::Unavailable

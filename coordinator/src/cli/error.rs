@@ -15,8 +15,6 @@ pub(crate) enum Exit {
     Usage = 2,
     /// Held: it waits, nothing is wrong.
     Held = 3,
-    /// Ended well, but an operator left hosts out.
-    LeftOut = 4,
     /// A fault of ours.
     Internal = 70,
 }

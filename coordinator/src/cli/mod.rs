@@ -3,6 +3,7 @@
 
 mod args;
 mod client;
+mod coordinator;
 mod error;
 mod hold;
 mod output;
@@ -10,6 +11,7 @@ mod pki;
 mod render;
 mod screen;
 mod show;
+mod state;
 mod steer;
 mod values;
 mod watch;
@@ -20,7 +22,7 @@ use std::{ffi::OsString, process::ExitCode};
 use clap::Parser;
 
 use self::{
-    args::{Cli, Command, Hold, Rollout, join_canary},
+    args::{Cli, Command, Coordinator, Hold, Rollout, join_canary},
     client::Client,
     error::{Error, Exit},
     output::Output,
@@ -54,6 +56,10 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn run(cli: &Cli, output: Output) -> Result<Exit, Error> {
     match &cli.command {
         Command::Pki(pki) => pki::run(pki, output),
+        Command::State(verb) => state::run(&cli.common, verb, output),
+        Command::Coordinator(Coordinator::ForceRecover(recover)) => {
+            state::force_recover(&cli.common, recover, output)
+        }
         Command::Serve { config } => {
             crate::telemetry::init();
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
@@ -69,6 +75,7 @@ fn run(cli: &Cli, output: Output) -> Result<Exit, Error> {
         | Command::Hosts
         | Command::Hold(_)
         | Command::Explain { .. }
+        | Command::Coordinator(_)
         | Command::Coordinators => {
             let client = Client::new(&cli.common)?;
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -93,8 +100,9 @@ async fn ask(client: &Client, command: &Command, output: Output) -> Result<Exit,
             hold::attest(client, host, *token, sure, output).await
         }
         Command::Explain { id } => show::explain(client, id.as_ref(), output).await,
-        Command::Coordinators => show::coordinators(client, output).await,
-        Command::Pki(_) | Command::Serve { .. } => {
+        Command::Coordinators => coordinator::list(client, output).await,
+        Command::Coordinator(verb) => coordinator::run(client, verb, output).await,
+        Command::Pki(_) | Command::State(_) | Command::Serve { .. } => {
             Err(Error::usage("this verb talks to no coordinator"))
         }
     }

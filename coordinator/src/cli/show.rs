@@ -8,10 +8,9 @@ use grayfin_types::{
     status::{Explanation, HoldStatus, HostLine, RolloutStatus},
 };
 use jiff::tz::TimeZone;
-use serde_json::json;
 
 use super::{
-    client::{Client, chain},
+    client::Client,
     error::{Error, Exit},
     output::Output,
     render,
@@ -139,56 +138,4 @@ pub(crate) async fn explanation(
             async move { operator.explain(name).await }
         })
         .await
-}
-
-/// `coordinators`: asks each one, for those that do not answer are what is looked for.
-pub(crate) async fn coordinators(client: &Client, output: Output) -> Result<Exit, Error> {
-    let mut best = None;
-    let mut silent = Vec::new();
-    for address in client.in_order() {
-        let mut operator = client.to(&address)?;
-        match tokio::time::timeout(READ_MAX, operator.coordinators(Empty {})).await {
-            Ok(Ok(answer)) => {
-                let answer = answer.into_inner();
-                let newer =
-                    best.as_ref().is_none_or(|b: &grayfin_proto::v1::CoordinatorsAnswer| {
-                        (answer.leader != 0, answer.term) > (b.leader != 0, b.term)
-                    });
-                if newer {
-                    best = Some(answer);
-                }
-            }
-            Ok(Err(status)) => silent.push((address, chain(&status))),
-            Err(_) => silent.push((address, "no answer in time".to_owned())),
-        }
-    }
-    let Some(best) = best else {
-        let mut error = Error::refused(Code::Unreachable, "no coordinator could be reached");
-        for (address, why) in silent {
-            error = error.cause(format!("`{address}`: {why}"));
-        }
-        return Err(error);
-    };
-    let lines: Vec<_> = best
-        .coordinators
-        .iter()
-        .map(|c| json!({ "id": c.id, "address": c.address, "voter": c.voter }))
-        .collect();
-    let away: Vec<_> =
-        silent.iter().map(|(address, why)| json!({ "address": address, "why": why })).collect();
-    let document = json!({
-        "answering": best.answering,
-        "leader": best.leader,
-        "term": best.term,
-        "coordinators": lines,
-        "silent": away,
-    });
-    output.either(&document, || {
-        let mut text = render::status::coordinators(&best);
-        for (address, why) in &silent {
-            text.push_str(&format!("`{address}` does not answer: {why}\n"));
-        }
-        text
-    })?;
-    Ok(if best.leader == 0 { Exit::Held } else { Exit::Done })
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use grayfin_proto::{
     document,
-    v1::{Document, WatchRequest},
+    v1::{Document, Empty, WatchRequest},
 };
 use grayfin_types::{Code, RolloutId, event::Event, status::RolloutState};
 use jiff::tz::TimeZone;
@@ -44,7 +44,8 @@ pub(crate) async fn run(
     let mut shown = Shown::new(output);
     // The live view is made of all events.
     let first = if shown.screen.is_some() { 1 } else { from.max(1) };
-    let mut reader = Reader { client, id: id.clone(), next: first, alone_since: None, output };
+    let mut reader =
+        Reader { client, id: id.clone(), next: first, alone_since: None, learned: false, output };
     let state = reader.read(&mut shown).await?;
     if first > 1 && !output.json {
         // So is the summary; what was not read is asked for.
@@ -58,13 +59,13 @@ pub(crate) async fn run(
     }
     Ok(match state {
         RolloutState::Succeeded => Exit::Done,
-        RolloutState::Incomplete => Exit::LeftOut,
         RolloutState::Staging
         | RolloutState::Running
         | RolloutState::Paused
         | RolloutState::Halted
         | RolloutState::Aborting
         | RolloutState::Verifying
+        | RolloutState::Incomplete
         | RolloutState::Aborted
         | RolloutState::Failed => Exit::Refused,
     })
@@ -76,6 +77,7 @@ struct Reader<'a> {
     id: RolloutId,
     next: u64,
     alone_since: Option<Instant>,
+    learned: bool,
     output: Output,
 }
 
@@ -86,6 +88,7 @@ impl Reader<'_> {
                 match self.open(&address).await? {
                     Ok(stream) => {
                         self.alone_since = None;
+                        self.learn(&address).await;
                         if let Some(state) = self.follow(stream, shown).await? {
                             return Ok(state);
                         }
@@ -94,6 +97,19 @@ impl Reader<'_> {
                 }
             }
             sleep(AGAIN).await;
+        }
+    }
+
+    /// Asks who else is there, once: the one that is watched may be gone a moment later.
+    async fn learn(&mut self, address: &str) {
+        if self.learned {
+            return;
+        }
+        let Ok(mut operator) = self.client.to(address) else { return };
+        if let Ok(Ok(answer)) = timeout(OPEN_MAX, operator.coordinators(Empty {})).await {
+            self.learned = true;
+            let all = answer.into_inner().coordinators;
+            self.client.learn(all.into_iter().map(|coordinator| coordinator.address));
         }
     }
 

@@ -181,6 +181,7 @@ pub(crate) fn request(wish: &Wish) -> PlanRequest {
         recovery: wish.recovery.map(|recovery| match recovery {
             args::Recovery::Refuse => RecoveryPolicy::Refuse,
             args::Recovery::Allow => RecoveryPolicy::Allow,
+            args::Recovery::Suspend => RecoveryPolicy::Suspend,
         }),
         allow_kill: wish.allow_kill,
         pause_after: match wish.pause_after {

@@ -117,7 +117,7 @@ async fn rounds(shared: &Arc<Shared>, term: Term) {
                 }
             }
             Err(Refused::NotLeader { .. }) => return,
-            Err(refused @ (Refused::NoQuorum | Refused::Stopped(_))) => {
+            Err(refused @ (Refused::NoQuorum | Refused::Group(_) | Refused::Stopped(_))) => {
                 tracing::warn!(%refused, "a decision could not be committed");
                 tokio::time::sleep(CONFIRM_AGAIN).await;
             }
@@ -131,7 +131,9 @@ async fn take_over(shared: &Shared, term: Term) -> Result<(), Refused> {
         match store.linearizable().await {
             Ok(()) => break,
             Err(Refused::NoQuorum) => tokio::time::sleep(CONFIRM_AGAIN).await,
-            Err(refused @ (Refused::NotLeader { .. } | Refused::Stopped(_))) => {
+            Err(
+                refused @ (Refused::NotLeader { .. } | Refused::Group(_) | Refused::Stopped(_)),
+            ) => {
                 return Err(refused);
             }
         }

@@ -92,6 +92,9 @@ fn words(body: &Body) -> String {
         Body::FinalVerification { ok, versions } => {
             format!("final verification of {} nodes: {ok}", versions.len())
         }
+        Body::Debt { debt, effect, state, detail } => {
+            format!("debt {debt} {state}: {effect}; {detail}")
+        }
         Body::Lease { coordinator, term } => {
             format!("coordinator {coordinator} drives in term {term}")
         }

@@ -4,8 +4,9 @@ use std::{fmt, io::Cursor};
 
 use grayfin_proto::{
     identity::{self, Identity},
-    v1::{Sealed, group_server::Group},
+    v1::{Empty, Introduction, Sealed, group_server::Group},
 };
+use grayfin_types::Code;
 use openraft::{
     Snapshot, SnapshotMeta, Vote,
     raft::{AppendEntriesRequest, VoteRequest},
@@ -13,7 +14,13 @@ use openraft::{
 use tonic::{Request, Response, Status, Streaming};
 
 use super::wire;
-use crate::store::types::{NodeInfo, Raft, TypeConfig};
+use crate::{
+    server::status,
+    store::{
+        Replicated, Store,
+        types::{NodeInfo, Raft, TypeConfig},
+    },
+};
 
 /// The largest snapshot that is taken in; it is held in memory while it is installed.
 const SNAPSHOT_MAX: usize = 1 << 30;
@@ -21,6 +28,7 @@ const SNAPSHOT_MAX: usize = 1 << 30;
 /// The `Group` service of this coordinator.
 #[derive(Clone)]
 pub struct GroupService {
+    store: Replicated,
     raft: Raft,
     instance: String,
 }
@@ -32,16 +40,27 @@ impl fmt::Debug for GroupService {
 }
 
 impl GroupService {
-    /// Serves this engine, which keeps its files as this instance.
-    pub const fn new(raft: Raft, instance: String) -> Self {
-        Self { raft, instance }
+    /// Serves the engine of this store.
+    pub fn new(store: &Replicated) -> Self {
+        Self {
+            store: store.clone(),
+            raft: store.raft().clone(),
+            instance: store.instance().to_owned(),
+        }
     }
 
     /// Only coordinators speak here, each for itself, and with the folder that the group knows: a
     /// wiped voter under its old id may have forgotten a vote or acknowledged entries.
     fn check_caller<T>(&self, request: &Request<T>) -> Result<u64, Status> {
         match identity::of_peer(request) {
-            Ok(Identity::Coordinator(id)) => Ok(id),
+            Ok(Identity::Coordinator(id)) => {
+                if self.store.state().coordinators.removed.contains(&id) {
+                    let why = format!("coordinator {id} was removed from the group: stop it");
+                    let kind = tonic::Code::PermissionDenied;
+                    return Err(status::of(Code::CoordinatorRefused, kind, &why));
+                }
+                Ok(id)
+            }
             Ok(other) => Err(Status::permission_denied(format!(
                 "GF0708: `{other}` is no coordinator, and only coordinators may call this"
             ))),
@@ -127,5 +146,17 @@ impl Group for GroupService {
         let snapshot = Snapshot { meta, snapshot: Box::new(Cursor::new(data)) };
         let outcome = self.raft.install_full_snapshot(vote, snapshot).await;
         wire::wrap(&outcome, &self.instance, &head.from_instance).map(Response::new)
+    }
+
+    async fn introduce(&self, request: Request<Empty>) -> Result<Response<Introduction>, Status> {
+        self.check_caller(&request)?;
+        let grouped = self.raft.is_initialized().await;
+        let grouped = grouped.map_err(|e| Status::internal(format!("GF9999: {e}")))?;
+        Ok(Response::new(Introduction {
+            id: self.store.id(),
+            instance: self.instance.clone(),
+            grouped,
+            group: self.store.state().group.clone(),
+        }))
     }
 }

@@ -1,6 +1,7 @@
 //! The one port: operators, host agents and the other coordinators, all over mTLS.
 
 pub mod caller;
+mod coordinators;
 mod operator;
 mod planning;
 pub mod status;

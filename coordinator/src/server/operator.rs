@@ -12,7 +12,7 @@ use grayfin_coordinator_core::{
 use grayfin_proto::{
     document,
     v1::{
-        ControlAction, ControlAnswer, ControlRequest, CoordinatorLine, CoordinatorsAnswer,
+        ControlAction, ControlAnswer, ControlRequest, CoordinatorsAnswer, CoordinatorsRequest,
         Document, Empty, RolloutName, StartAnswer, StartRequest, WatchRequest,
         operator_server::Operator,
     },
@@ -20,14 +20,14 @@ use grayfin_proto::{
 use grayfin_types::{ClusterId, Code, HostId, RolloutId, Token, plan::PlanRequest};
 use serde::de::DeserializeOwned;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, metadata::MetadataValue};
 
 use super::{
-    caller,
-    planning::{self, check_request_id, must_lead},
+    caller, coordinators,
+    planning::{self, check_request_id, leads, must_lead},
     status, watch,
 };
-use crate::{clock::monotonic_ms, shared::Shared};
+use crate::{clock::monotonic_ms, shared::Shared, store::Refused};
 
 /// A plan waits up to 45 s for fresh facts.
 const PLAN_MAX: Duration = Duration::from_secs(60);
@@ -53,9 +53,16 @@ impl OperatorService {
         Self { shared }
     }
 
-    /// Returns whether an answer from here may be old: the lead could not be confirmed.
-    async fn is_stale(&self) -> bool {
-        must_lead(&self.shared).await.is_err()
+    /// Returns whether an answer from here may be old: nobody is known to lead, or the lead could
+    /// not be confirmed. A caller who can be sent to the leader is.
+    async fn is_stale(&self) -> Result<bool, Status> {
+        match leads(&self.shared).await {
+            Ok(()) => Ok(false),
+            Err(elsewhere @ Refused::NotLeader { leader: Some(_) }) => {
+                Err(status::refused(&elsewhere))
+            }
+            Err(_) => Ok(true),
+        }
     }
 
     async fn plan(&self, request: Request<Document>) -> Result<Document, Status> {
@@ -71,23 +78,31 @@ impl OperatorService {
         planning::start(&self.shared, &wish, wanted, by).await
     }
 
-    async fn status(&self, request: Request<RolloutName>) -> Result<Document, Status> {
+    async fn status(&self, request: Request<RolloutName>) -> Result<Aged, Status> {
         caller::viewer(&request)?;
-        let stale = self.is_stale().await;
+        let stale = self.is_stale().await?;
         let state = self.shared.store.state();
-        let rollout = find(&state, request.get_ref())?;
-        Ok(self.shared.sight.read(|view| {
+        let rollout = match find(&state, request.get_ref()) {
+            // Perhaps it was started since.
+            Err(_) if stale => {
+                return Err(status::refused(&Refused::NotLeader { leader: None }));
+            }
+            found => found?,
+        };
+        let document = self.shared.sight.read(|view| {
             document::wrap(&core_status::rollout(rollout, (!stale).then_some(view), stale))
-        }))
+        });
+        Ok(Aged { document, stale })
     }
 
-    async fn list(&self, request: Request<Empty>) -> Result<Document, Status> {
+    async fn list(&self, request: Request<Empty>) -> Result<Aged, Status> {
         caller::viewer(&request)?;
-        let stale = self.is_stale().await;
+        let stale = self.is_stale().await?;
         let state = self.shared.store.state();
-        Ok(self.shared.sight.read(|view| {
+        let document = self.shared.sight.read(|view| {
             document::wrap(&core_status::list(&state, (!stale).then_some(view), stale))
-        }))
+        });
+        Ok(Aged { document, stale })
     }
 
     async fn control(&self, request: Request<ControlRequest>) -> Result<ControlAnswer, Status> {
@@ -162,21 +177,22 @@ impl OperatorService {
             .map(|explanation| document::wrap(&explanation))
             .ok_or_else(|| no_such_rollout(id.as_str()))
     }
+}
 
-    fn coordinators(&self) -> CoordinatorsAnswer {
-        let leadership = self.shared.leadership();
-        CoordinatorsAnswer {
-            answering: self.shared.store.id(),
-            leader: leadership.leader.map_or(0, |(id, _)| id),
-            term: leadership.term.0,
-            coordinators: self
-                .shared
-                .store
-                .members()
-                .into_iter()
-                .map(|m| CoordinatorLine { id: m.id, address: m.address, voter: m.voter })
-                .collect(),
+/// An answer that may be old: whoever asked may find a newer one at another coordinator.
+struct Aged {
+    document: Document,
+    stale: bool,
+}
+
+impl Aged {
+    fn answer(aged: Response<Self>) -> Response<Document> {
+        let Self { document, stale } = aged.into_inner();
+        let mut answer = Response::new(document);
+        if stale {
+            answer.metadata_mut().insert(status::STALE, MetadataValue::from_static("1"));
         }
+        answer
     }
 }
 
@@ -313,11 +329,11 @@ impl Operator for OperatorService {
     }
 
     async fn status(&self, request: Request<RolloutName>) -> Result<Response<Document>, Status> {
-        bounded(READ_MAX, self.status(request)).await
+        bounded(READ_MAX, self.status(request)).await.map(Aged::answer)
     }
 
     async fn list(&self, request: Request<Empty>) -> Result<Response<Document>, Status> {
-        bounded(READ_MAX, self.list(request)).await
+        bounded(READ_MAX, self.list(request)).await.map(Aged::answer)
     }
 
     async fn control(
@@ -344,6 +360,15 @@ impl Operator for OperatorService {
         request: Request<Empty>,
     ) -> Result<Response<CoordinatorsAnswer>, Status> {
         caller::viewer(&request)?;
-        Ok(Response::new(self.coordinators()))
+        bounded(READ_MAX, async { Ok(coordinators::describe(&self.shared).await) }).await
+    }
+
+    async fn change_coordinators(
+        &self,
+        request: Request<CoordinatorsRequest>,
+    ) -> Result<Response<ControlAnswer>, Status> {
+        let by = caller::operator(&request)?;
+        let work = coordinators::change(&self.shared, request.into_inner(), by);
+        bounded(coordinators::CHANGE_MAX, work).await
     }
 }

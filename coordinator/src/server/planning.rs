@@ -14,7 +14,7 @@ use grayfin_types::{
 };
 use tonic::Status;
 
-use super::status;
+use super::{coordinators, status};
 use crate::{
     clock::monotonic_ms,
     shared::Shared,
@@ -118,13 +118,21 @@ pub(crate) fn check_request_id(id: &str) -> Result<(), Status> {
 
 /// Fails unless this coordinator leads, confirmed now, and drives.
 pub(crate) async fn must_lead(shared: &Shared) -> Result<(), Status> {
-    shared.store.linearizable().await.map_err(|e| status::refused(&e))?;
-    if shared.drives() {
-        Ok(())
-    } else {
-        // It has just been elected and sorts itself out.
-        Err(status::refused(&Refused::NotLeader { leader: None }))
+    let Err(why) = leads(shared).await else { return Ok(()) };
+    if matches!(why, Refused::NoQuorum | Refused::NotLeader { leader: None })
+        && let Some(missing) = coordinators::missing(shared).await
+    {
+        let why = format!("the coordinators have no majority: {missing}");
+        return Err(status::of(Code::NoQuorum, tonic::Code::Unavailable, &why));
     }
+    Err(status::refused(&why))
+}
+
+/// Confirms that this coordinator leads and drives.
+pub(crate) async fn leads(shared: &Shared) -> Result<(), Refused> {
+    shared.store.linearizable().await?;
+    // It may have just been elected and sort itself out.
+    if shared.drives() { Ok(()) } else { Err(Refused::NotLeader { leader: None }) }
 }
 
 fn remembered(state: &State, request_id: &str) -> Option<StartAnswer> {

@@ -18,6 +18,9 @@ pub const CODE: &str = "grayfin-code";
 /// The metadata entry with the leader's address.
 pub const LEADER: &str = "grayfin-leader";
 
+/// The metadata entry of an answer that may be old.
+pub const STALE: &str = "grayfin-stale";
+
 /// Makes a status with an error code.
 pub fn of(code: Code, kind: tonic::Code, message: &str) -> Status {
     let mut status = Status::new(kind, format!("{code}: {message}"));
@@ -28,7 +31,7 @@ pub fn of(code: Code, kind: tonic::Code, message: &str) -> Status {
 /// Makes the status for a command or read that the store did not answer.
 pub fn refused(refused: &Refused) -> Status {
     let kind = match refused {
-        Refused::NotLeader { .. } => tonic::Code::FailedPrecondition,
+        Refused::NotLeader { .. } | Refused::Group(_) => tonic::Code::FailedPrecondition,
         Refused::NoQuorum => tonic::Code::Unavailable,
         Refused::Stopped(_) => tonic::Code::Internal,
     };

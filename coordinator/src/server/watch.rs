@@ -44,6 +44,9 @@ pub(crate) async fn start(
     Ok(ReceiverStream::new(stream))
 }
 
+/// Without a known leader for so long nothing new can come here; another coordinator may have it.
+const LEADERLESS_MAX: Duration = Duration::from_secs(6);
+
 struct Watcher {
     shared: Arc<Shared>,
     rollout: RolloutId,
@@ -72,6 +75,11 @@ impl Watcher {
                     }
                 }
                 () = self.out.closed() => return,
+                () = leaderless(&self.shared) => {
+                    let end = Status::unavailable("cut off: nobody is known to lead here");
+                    drop(self.out.try_send(Err(end)));
+                    return;
+                }
                 () = self.shared.stopped() => {
                     let end = Status::unavailable("the coordinator stops: watch on another one");
                     drop(self.out.try_send(Err(end)));
@@ -110,6 +118,20 @@ impl Watcher {
             // Forgotten meanwhile, events and all: it had ended long ago.
             None => false,
         })
+    }
+}
+
+/// Returns when nobody was known to lead for a while.
+async fn leaderless(shared: &Shared) {
+    let mut leadership = shared.store.leadership();
+    loop {
+        if leadership.wait_for(|l| l.leader.is_none()).await.is_err() {
+            return;
+        }
+        let led = leadership.wait_for(|l| l.leader.is_some());
+        if !matches!(tokio::time::timeout(LEADERLESS_MAX, led).await, Ok(Ok(_))) {
+            return;
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use std::{
 use grayfin_coordinator_core::{
     State,
     decide::{Look, OrderWanted, PromiseWanted, Wanted},
+    state::OrderKind,
 };
 use grayfin_proto::v1::{self, Authority, ToHost, to_host::Message};
 use grayfin_types::{ClusterId, HostId, OrderNumber, Token};
@@ -16,6 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
 
 use super::outgoing;
+use crate::stoppoint;
 
 /// An order or promise request without an answer is sent again after this: the session is up, so
 /// either the host agent is slow or its answer could not be committed.
@@ -163,6 +165,9 @@ impl Links {
             messages.extend(others.map(outgoing::observe_host));
             link.promises(&wanted.promises, now, state, authority, &mut messages);
             link.orders(&wanted.orders, now, state, authority, &mut messages);
+            if wanted.orders.iter().any(|wanted| wanted.order.kind == OrderKind::Run) {
+                stoppoint::reached("send.run.before");
+            }
             if !messages.into_iter().all(|m| link.out.try_send(Ok(to_host(m))).is_ok()) {
                 stuck.push(host.clone());
             }

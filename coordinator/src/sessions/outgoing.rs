@@ -58,6 +58,7 @@ pub(crate) fn order(
         OrderBody::Nothing => None,
         OrderBody::Plan => Some(document::wrap(&state.rollouts.get(&order.rollout)?.plan)),
         OrderBody::Canary(canary) => Some(document::wrap(canary)),
+        OrderBody::Debt(debt) => Some(document::wrap(debt)),
     };
     Some(v1::Order {
         authority: Some(authority.clone()),
@@ -81,5 +82,6 @@ const fn kind(kind: OrderKind) -> v1::OrderKind {
         OrderKind::CanaryStart => v1::OrderKind::CanaryStart,
         OrderKind::CanaryStop => v1::OrderKind::CanaryStop,
         OrderKind::CanaryCheck => v1::OrderKind::CanaryCheck,
+        OrderKind::Debt => v1::OrderKind::PayDebt,
     }
 }

@@ -3,7 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use grayfin_coordinator_core::{Cmd, Response};
-use grayfin_proto::v1::{self, FromHost, Hello, Welcome, from_host, to_host};
+use grayfin_proto::{
+    document,
+    v1::{self, FromHost, Hello, Welcome, from_host, to_host},
+};
 use grayfin_types::{Generation, HostId, step::Happened};
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
@@ -103,6 +106,8 @@ fn welcome(shared: &Shared, committed_position: u64, leads: bool) -> v1::ToHost 
         coordinators: shared.store.members().into_iter().map(|m| m.address).collect(),
         committed_position,
         look_interval_ms: u32::try_from(interval).unwrap_or(u32::MAX),
+        membership: shared.store.membership(),
+        raise: shared.store.state().coordinators.raise.as_ref().map(document::wrap),
     }))
 }
 

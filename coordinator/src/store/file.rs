@@ -229,7 +229,7 @@ pub(crate) fn seal_bytes(content: &[u8]) -> Vec<u8> {
 }
 
 /// Checks version byte and checksum and returns the JSON.
-pub(crate) fn open_seal(sealed: &[u8]) -> Result<&[u8], String> {
+pub fn open_seal(sealed: &[u8]) -> Result<&[u8], String> {
     let (head, json) = sealed.split_at_checked(SEAL_HEAD).ok_or("it is cut short")?;
     let (version, sum) = head.split_first().ok_or("it is empty")?;
     if *version != SEAL_VERSION {

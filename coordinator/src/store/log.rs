@@ -3,6 +3,7 @@
 use std::{
     fmt::Debug,
     ops::{Bound, RangeBounds},
+    path::Path,
     sync::Arc,
 };
 
@@ -16,6 +17,7 @@ use super::{
     Error,
     file::{Durability, File, seal},
     machine::Machine,
+    mark::Mark,
     types::{EngineError, Entry, LogId, TypeConfig},
 };
 
@@ -27,50 +29,37 @@ const COMMITTED: &str = "committed";
 #[derive(Debug, Clone)]
 pub struct LogStore {
     file: Arc<File>,
+    mark: Arc<Mark>,
     // Purging needs the state to be durable first, for it is rebuilt from the log.
     machine: Machine,
 }
 
 impl LogStore {
-    pub(crate) fn new(file: Arc<File>, machine: Machine) -> Self {
-        Self { file, machine }
+    /// Opens the log, and reads every entry once: no gap, no bad checksum, no entry that isn't one,
+    /// none missing at the end.
+    pub(crate) fn open(dir: &Path, file: Arc<File>, machine: Machine) -> Result<Self, Error> {
+        let (term, end) = verify(&file)?;
+        let mark = Arc::new(Mark::open(dir, file.instance(), term, end)?);
+        Ok(Self { file, mark, machine })
     }
 
-    /// Reads every entry once: no gap, no bad checksum, no entry that isn't one.
-    pub(crate) fn verify(&self) -> Result<(), Error> {
+    /// Reads every entry after the place that a state stands for.
+    pub(crate) fn entries_after(&self, applied: Option<LogId>) -> Result<Vec<Entry>, Error> {
+        let from = applied.map_or(0, |id| id.index.saturating_add(1));
         self.file.read(|c| {
-            self.file.meta::<Vote<u64>>(c, VOTE)?;
-            self.file.meta::<Option<LogId>>(c, COMMITTED)?;
-            let mut expected = self.purged(c)?.map_or(0, |id| id.index + 1);
-            let mut statement = c
-                .prepare("SELECT idx, body FROM log ORDER BY idx")
-                .map_err(|e| self.file.sql(e))?;
-            let mut rows = statement.query([]).map_err(|e| self.file.sql(e))?;
-            while let Some(row) = rows.next().map_err(|e| self.file.sql(e))? {
-                let entry = self.entry(row).map_err(|e| self.file.sql(e))??;
-                let index = entry.log_id.index;
-                if expected != index {
-                    return Err(self
-                        .file
-                        .damaged(format!("log entry {index}"), "the entry before it is missing"));
-                }
-                expected = index + 1;
-            }
-            Ok(())
+            c.prepare("SELECT idx, body FROM log WHERE idx >= ?1 ORDER BY idx")
+                .and_then(|mut s| {
+                    s.query_map([i64::try_from(from).unwrap_or(i64::MAX)], |row| self.entry(row))?
+                        .collect::<rusqlite::Result<Vec<_>>>()
+                })
+                .map_err(|e| self.file.sql(e))?
+                .into_iter()
+                .collect()
         })
     }
 
     fn entry(&self, row: &rusqlite::Row<'_>) -> rusqlite::Result<Result<Entry, Error>> {
-        let index: i64 = row.get(0)?;
-        let place = format!("log entry {index}");
-        let sealed = row.get_ref(1)?.as_blob()?;
-        Ok(self.file.unseal::<Entry>(&place, sealed).and_then(|entry| {
-            if i64::try_from(entry.log_id.index) == Ok(index) {
-                Ok(entry)
-            } else {
-                Err(self.file.damaged(place, "it carries another index"))
-            }
-        }))
+        entry(&self.file, row)
     }
 
     fn purged(&self, connection: &Connection) -> Result<Option<LogId>, Error> {
@@ -90,7 +79,7 @@ impl LogStore {
         &self,
         connection: &Connection,
         entries: impl IntoIterator<Item = Entry>,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<u64>, Error> {
         let purged = self.purged(connection)?;
         let mut previous = self.last(connection)?.or(purged).map(|id| id.index);
         let mut insert = connection
@@ -108,8 +97,42 @@ impl LogStore {
                 .map_err(|e| self.file.sql(e))?;
             previous = Some(index);
         }
-        Ok(())
+        Ok(previous)
     }
+}
+
+/// Checks the whole log; returns the term of the vote and the index after the last entry.
+fn verify(file: &File) -> Result<(u64, u64), Error> {
+    file.read(|c| {
+        let vote = file.meta::<Vote<u64>>(c, VOTE)?;
+        file.meta::<Option<LogId>>(c, COMMITTED)?;
+        let mut expected = file.meta::<LogId>(c, PURGED)?.map_or(0, |id| id.index + 1);
+        let mut statement =
+            c.prepare("SELECT idx, body FROM log ORDER BY idx").map_err(|e| file.sql(e))?;
+        let mut rows = statement.query([]).map_err(|e| file.sql(e))?;
+        while let Some(row) = rows.next().map_err(|e| file.sql(e))? {
+            let index = entry(file, row).map_err(|e| file.sql(e))??.log_id.index;
+            if expected != index {
+                let place = format!("log entry {index}");
+                return Err(file.damaged(place, "the entry before it is missing"));
+            }
+            expected = index + 1;
+        }
+        Ok((vote.map_or(0, |vote| vote.leader_id.term), expected))
+    })
+}
+
+fn entry(file: &File, row: &rusqlite::Row<'_>) -> rusqlite::Result<Result<Entry, Error>> {
+    let index: i64 = row.get(0)?;
+    let place = format!("log entry {index}");
+    let sealed = row.get_ref(1)?.as_blob()?;
+    Ok(file.unseal::<Entry>(&place, sealed).and_then(|entry| {
+        if i64::try_from(entry.log_id.index) == Ok(index) {
+            Ok(entry)
+        } else {
+            Err(file.damaged(place, "it carries another index"))
+        }
+    }))
 }
 
 fn sql_index(index: u64) -> Result<i64, Error> {
@@ -177,7 +200,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     async fn save_vote(&mut self, vote: &Vote<u64>) -> Result<(), EngineError> {
         self.file
             .write(Durability::Full, |c| self.file.put(c, VOTE, vote))
-            .map_err(|e| StorageIOError::write_vote(&e).into())
+            .map_err(|e| StorageIOError::write_vote(&e))?;
+        self.mark.voted(vote.leader_id.term);
+        Ok(())
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote<u64>>, EngineError> {
@@ -211,15 +236,18 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        self.file
+        let last = self
+            .file
             .write(Durability::Full, |c| self.store_entries(c, entries))
             .map_err(|e| writing(&e))?;
+        self.mark.reaches(last.map_or(0, |last| last + 1));
         // Only now: it is on disk.
         done.log_io_completed(Ok(()));
         Ok(())
     }
 
     async fn truncate(&mut self, from: LogId) -> Result<(), EngineError> {
+        self.mark.shrinks(from.index).map_err(|e| writing(&e))?;
         self.file
             .write(Durability::Full, |c| {
                 c.execute("DELETE FROM log WHERE idx >= ?1", [sql_index(from.index)?])

@@ -105,6 +105,47 @@ impl Machine {
         Arc::clone(&self.look().state)
     }
 
+    /// Returns the place in the log of the membership that is applied.
+    pub(crate) fn membership(&self) -> u64 {
+        self.look().membership.log_id().map_or(0, |id| id.index)
+    }
+
+    /// Returns the ids of the members of the applied membership.
+    pub(crate) fn members(&self) -> Vec<u64> {
+        self.look().membership.nodes().map(|(id, _)| *id).collect()
+    }
+
+    /// Returns the place in the log that the state stands for.
+    pub(crate) fn applied(&self) -> Option<LogId> {
+        self.look().applied
+    }
+
+    /// Applies entries of a log whose engine does not run.
+    pub(crate) fn replay(&self, entries: Vec<Entry>) -> Result<(), Error> {
+        self.apply_entries(entries).map(drop)
+    }
+
+    /// Changes the state of a coordinator that does not run and makes it the beginning of a new
+    /// log: without a vote, without members, with a new name for the folder.
+    pub(crate) fn begin_anew(
+        &self,
+        change: impl FnOnce(&mut State) -> Vec<Applied>,
+    ) -> Result<(), Error> {
+        let mut live = self.change();
+        let effects = change(Arc::make_mut(&mut live.state));
+        live.applied = None;
+        live.membership = Membership::default();
+        self.file.write(Durability::Full, |c| {
+            for event in effects.iter().flat_map(|effect| &effect.events) {
+                self.store_event(c, event)?;
+            }
+            c.execute_batch("DELETE FROM log; DELETE FROM meta").map_err(|e| self.file.sql(e))?;
+            self.store_state(c, &mut live)
+        })?;
+        drop(live);
+        self.file.checkpoint()
+    }
+
     /// Fires after each applied entry.
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()

@@ -4,10 +4,13 @@
 //! one SQLite file ([`replicated::Replicated`]); a single coordinator is a group of one.
 
 mod chain;
+mod change;
 mod file;
 mod log;
 mod machine;
+mod mark;
 mod proposer;
+pub mod recover;
 pub mod replicated;
 mod snapshot;
 pub mod types;
@@ -19,9 +22,10 @@ use grayfin_types::{Code, RolloutId, Seq, Term, event::Event};
 use tokio::sync::watch;
 
 pub use chain::sha256_hex;
-pub use file::FILE_NAME;
+pub use file::{FILE_NAME, open_seal};
 pub use log::LogStore;
 pub use machine::Machine;
+pub use mark::MARK_NAME;
 pub use replicated::Replicated;
 
 /// Why the store's files cannot be used.
@@ -107,6 +111,9 @@ pub enum Refused {
         "GF0702: the coordinators have no majority: the outcome is unknown; ask again, the same request is not done twice"
     )]
     NoQuorum,
+    /// The group cannot be changed like this.
+    #[error("GF0709: {0}")]
+    Group(String),
     /// The engine has stopped; the process is about to end.
     #[error("GF9999: the coordinator's store has stopped: {0}")]
     Stopped(String),
@@ -118,6 +125,7 @@ impl Refused {
         match self {
             Self::NotLeader { .. } => Code::NotLeader,
             Self::NoQuorum => Code::NoQuorum,
+            Self::Group(_) => Code::GroupChange,
             Self::Stopped(_) => Code::Internal,
         }
     }
@@ -151,8 +159,32 @@ pub struct Member {
     pub id: u64,
     /// Its address.
     pub address: String,
+    /// The random name of its state folder.
+    pub instance: String,
     /// It votes.
     pub voter: bool,
+    /// Log entries that it has not acknowledged; only the leader knows.
+    pub behind: Option<u64>,
+}
+
+/// A change of the group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// A newcomer is sent the log and does not vote. Returns when it has caught up.
+    Learn {
+        /// Its id.
+        id: u64,
+        /// Its address.
+        address: String,
+        /// The random name of its state folder.
+        instance: String,
+    },
+    /// A learner votes from now on.
+    Vote(u64),
+    /// A member is taken out.
+    Drop(u64),
+    /// This coordinator leads no more, if another one can be elected.
+    StepAside,
 }
 
 /// The port to the durable store.
@@ -192,4 +224,11 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
 
     /// Returns the members of the group.
     fn members(&self) -> Vec<Member>;
+
+    /// Returns the place in the log of the newest membership that is applied here; it only grows
+    /// as long as the incarnation stays.
+    fn membership(&self) -> u64;
+
+    /// Changes the group. Bounded in time; what was begun may be repeated.
+    async fn change(&self, change: Change) -> Result<(), Refused>;
 }

@@ -11,7 +11,7 @@ use openraft::{
 use tokio::sync::watch;
 
 use super::{
-    Error, Leadership, Member, Refused, Store,
+    Change, Error, Leadership, Member, Refused, Store,
     file::File,
     log::LogStore,
     machine::Machine,
@@ -30,8 +30,14 @@ const KEPT_AFTER_SNAPSHOT: u64 = 1_000;
 /// For the confirmation of the lead: a heartbeat to a majority and back.
 const CONFIRM_MAX: Duration = Duration::from_secs(2);
 
+/// Between two heartbeats that confirm the lead.
+const CONFIRM_AGAIN: Duration = Duration::from_millis(50);
+
 /// For a group of one to elect itself at the start; measured 3 to 95 ms.
 const FORM_MAX: Duration = Duration::from_secs(10);
+
+/// For another coordinator to be elected, besides the time that the timers take.
+const ASIDE_MIN: Duration = Duration::from_secs(1);
 
 /// What the store needs to know to open.
 #[derive(Debug, Clone)]
@@ -51,12 +57,16 @@ pub struct Options {
 /// The store of one coordinator. Clones are handles to the same one.
 #[derive(Clone)]
 pub struct Replicated {
-    id: u64,
+    pub(super) id: u64,
     instance: String,
-    raft: Raft,
+    pub(super) raft: Raft,
     machine: Machine,
     proposer: Proposer,
     leadership: watch::Receiver<Leadership>,
+    /// It steps aside: it takes nothing more, so that the others elect one of them.
+    pub(super) aside: watch::Sender<bool>,
+    /// For another one to be elected, when this one steps aside.
+    pub(super) aside_max: Duration,
 }
 
 impl fmt::Debug for Replicated {
@@ -73,8 +83,7 @@ impl Replicated {
     pub fn open_files(dir: &Path) -> Result<(LogStore, Machine, String), Error> {
         let file = Arc::new(File::open(dir)?);
         let machine = Machine::load(Arc::clone(&file))?;
-        let log = LogStore::new(Arc::clone(&file), machine.clone());
-        log.verify()?;
+        let log = LogStore::open(dir, Arc::clone(&file), machine.clone())?;
         Ok((log, machine, file.instance().to_owned()))
     }
 
@@ -92,7 +101,8 @@ impl Replicated {
             raft.initialize(BTreeMap::from([(options.id, own)])).await.map_err(|e| engine(&e))?;
             tracing::info!(coordinator = options.id, "formed a group of one");
         }
-        let leadership = follow_leadership(options.id, &raft);
+        let aside = watch::channel(false).0;
+        let leadership = follow_leadership(options.id, &raft, aside.subscribe());
         let store = Self {
             id: options.id,
             instance,
@@ -100,6 +110,8 @@ impl Replicated {
             raft,
             machine,
             leadership,
+            aside,
+            aside_max: ASIDE_MIN + Duration::from_millis(options.timing.election_max_ms) * 4,
         };
         store.await_own_lead().await?;
         Ok(store)
@@ -152,11 +164,25 @@ impl Store for Replicated {
     }
 
     async fn propose_all(&self, commands: Vec<Cmd>) -> Result<Vec<Response>, Refused> {
+        self.not_aside()?;
         self.proposer.propose_all(commands).await
     }
 
     async fn linearizable(&self) -> Result<(), Refused> {
-        match tokio::time::timeout(CONFIRM_MAX, self.raft.ensure_linearizable()).await {
+        // It would also renew the followers' patience with this leader.
+        self.not_aside()?;
+        let confirmed = async {
+            loop {
+                match self.raft.ensure_linearizable().await {
+                    // One late answer on a busy machine is no lost majority.
+                    Err(RaftError::APIError(CheckIsLeaderError::QuorumNotEnough(_))) => {
+                        tokio::time::sleep(CONFIRM_AGAIN).await;
+                    }
+                    other => return other,
+                }
+            }
+        };
+        match tokio::time::timeout(CONFIRM_MAX, confirmed).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(RaftError::APIError(CheckIsLeaderError::ForwardToLeader(forward)))) => {
                 Err(Refused::NotLeader {
@@ -194,14 +220,33 @@ impl Store for Replicated {
         let metrics = self.raft.metrics().borrow().clone();
         let membership = metrics.membership_config.membership();
         let voters: Vec<u64> = membership.voter_ids().collect();
+        let last = metrics.last_log_index.unwrap_or(0);
+        let behind = |id: &u64| {
+            let replication = metrics.replication.as_ref()?;
+            if *id == self.id {
+                return Some(0);
+            }
+            let matched = replication.get(id).copied().flatten().map_or(0, |at| at.index);
+            Some(last.saturating_sub(matched))
+        };
         membership
             .nodes()
             .map(|(id, node)| Member {
                 id: *id,
                 address: node.address.clone(),
+                instance: node.instance.clone(),
                 voter: voters.contains(id),
+                behind: behind(id),
             })
             .collect()
+    }
+
+    fn membership(&self) -> u64 {
+        self.machine.membership()
+    }
+
+    async fn change(&self, change: Change) -> Result<(), Refused> {
+        self.run_change(change).await
     }
 }
 
@@ -221,12 +266,17 @@ fn engine_config(timing: crate::config::Raft) -> Result<Config, Error> {
 }
 
 /// Turns the engine's metrics into what the coordinator needs, without its many other changes.
-fn follow_leadership(id: u64, raft: &Raft) -> watch::Receiver<Leadership> {
+fn follow_leadership(
+    id: u64,
+    raft: &Raft,
+    mut aside: watch::Receiver<bool>,
+) -> watch::Receiver<Leadership> {
     let mut metrics = raft.metrics();
     let (sender, receiver) = watch::channel(Leadership::default());
     tokio::spawn(async move {
         loop {
             let now = {
+                let aside = *aside.borrow_and_update();
                 let m = metrics.borrow_and_update();
                 let address = |leader: u64| {
                     let node = m.membership_config.membership().get_node(&leader);
@@ -235,10 +285,14 @@ fn follow_leadership(id: u64, raft: &Raft) -> watch::Receiver<Leadership> {
                 let fatal = m.running_state.as_ref().err().map(ToString::to_string);
                 Leadership {
                     leads: fatal.is_none()
+                        && !aside
                         && m.state == ServerState::Leader
                         && m.current_leader == Some(id),
                     term: Term(m.current_term),
-                    leader: m.current_leader.map(|leader| (leader, address(leader))),
+                    leader: m
+                        .current_leader
+                        .filter(|leader| !aside || *leader != id)
+                        .map(|leader| (leader, address(leader))),
                     fatal,
                 }
             };
@@ -247,7 +301,12 @@ fn follow_leadership(id: u64, raft: &Raft) -> watch::Receiver<Leadership> {
                 *last = now;
                 changed
             });
-            if metrics.changed().await.is_err() || sender.is_closed() {
+            let changed = tokio::select! {
+                changed = metrics.changed() => changed,
+                // Its sender lives as long as the store; without it the engine's end is waited for.
+                Ok(()) = aside.changed() => Ok(()),
+            };
+            if changed.is_err() || sender.is_closed() {
                 // The engine has ended without a word: nobody leads here.
                 sender.send_if_modified(|last| {
                     let unsaid = last.fatal.is_none();

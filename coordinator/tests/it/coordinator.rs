@@ -46,6 +46,7 @@ pub fn configuration(pki: &Pki, state_dir: &Path, port: u16) -> Config {
         state_dir: state_dir.to_owned(),
         listen: ([127, 0, 0, 1], port).into(),
         advertise: format!("127.0.0.1:{port}"),
+        join: false,
         look_interval: Duration::from_millis(50),
         package_dir: None,
         tls: pki.files(&Identity::Coordinator(1)),

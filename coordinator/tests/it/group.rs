@@ -36,7 +36,7 @@ impl Member {
         };
         let store = Replicated::open(&dir.join(id.to_string()), &options).await.unwrap();
         let listener = TcpListener::bind(&address).await.unwrap();
-        let service = GroupService::new(store.raft().clone(), store.instance().to_owned());
+        let service = GroupService::new(&store);
         let incoming = tls.server().unwrap().incoming(listener);
         tokio::spawn(
             tonic::transport::Server::builder()

@@ -14,6 +14,8 @@ mod common;
 mod coordinator;
 mod fake;
 mod group;
+mod growth;
+mod recover;
 mod rollout;
 mod serve;
 mod services;

@@ -214,7 +214,7 @@ fn the_shipped_configuration_lists_every_key_with_its_default() {
     };
     let all = toml::Value::try_from(Policy::default()).unwrap();
     assert_eq!(keys(&listed["policy"]), keys(&all));
-    for key in ["package_dir", "advertise", "[cluster.trade.policy]"] {
+    for key in ["package_dir", "join", "advertise", "[cluster.trade.policy]"] {
         assert!(text.contains(key), "{key}");
     }
 }

@@ -334,3 +334,61 @@ async fn measure(pki: &Pki, dir: &Path, rollout: &RolloutId) {
         }
     }
 }
+
+/// Copies what is in a state folder while a coordinator works on it, as a crash would leave it.
+fn copied(from: &Path) -> tempfile::TempDir {
+    let to = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), to.path().join(entry.file_name())).unwrap();
+    }
+    to
+}
+
+#[test]
+fn a_flipped_bit_in_the_write_ahead_log_never_takes_entries_away_silently() {
+    let pki = Pki::new();
+    let dir = tempfile::tempdir().unwrap();
+    let crashed = common::process(async {
+        let store = pki.open_store(dir.path()).await;
+        for host in ["db1", "db2", "db3"] {
+            store.propose(enrol(host)).await.unwrap();
+        }
+        copied(dir.path())
+    });
+    let state = |dir: &Path| {
+        let (mut log, _, _) = Replicated::open_files(dir)?;
+        Ok::<_, Error>(common::process(async move { log.get_log_state().await.unwrap() }))
+    };
+    let whole = copied(crashed.path());
+    let wanted = state(whole.path()).unwrap().last_log_id;
+    let wal = format!("{FILE_NAME}-wal");
+    let bytes = fs::read(crashed.path().join(&wal)).unwrap();
+    assert!(bytes.len() > 4 * 4096, "{}", bytes.len());
+    // Every header of a frame, and places within each page.
+    let mut refused = 0;
+    for at in (32..bytes.len()).step_by(1_373).chain([0, 9, 17, 25]) {
+        let bad = copied(crashed.path());
+        let mut flipped = bytes.clone();
+        flipped[at] ^= 4;
+        fs::write(bad.path().join(&wal), &flipped).unwrap();
+        match state(bad.path()) {
+            Ok(found) => assert_eq!(found.last_log_id, wanted, "byte {at}"),
+            Err(error) => {
+                let text = error.to_string();
+                assert!(text.contains("GF0707") && text.contains("restore"), "{text}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 10, "{refused}");
+    // The same for a log that was cut off, at the place of every frame.
+    for end in (32..bytes.len()).step_by(4_096 + 24) {
+        let bad = copied(crashed.path());
+        fs::write(bad.path().join(&wal), &bytes[..end]).unwrap();
+        match state(bad.path()) {
+            Ok(found) => assert_eq!(found.last_log_id, wanted, "cut at {end}"),
+            Err(error) => assert!(error.to_string().contains("GF0707"), "{error}"),
+        }
+    }
+}

@@ -84,3 +84,42 @@ fn a_hold_is_broken_by_token_reason_and_name_and_its_host_attested_as_powered_of
         running.stop().await.unwrap();
     });
 }
+
+#[test]
+fn a_rollout_with_a_host_left_out_ends_as_incomplete() {
+    let lab = Lab::new();
+    common::process(async {
+        let (running, _fakes) = lab.up().await;
+        let (id, _) = stuck(&lab).await;
+        for verb in ["resume", "retry", "rollback-host", "skip"] {
+            let refused = grayfin(&lab, &["rollout", verb, &id]).await.expect(1);
+            assert!(refused.err.starts_with("error GF0705: "), "{verb}: {}", refused.err);
+        }
+        let skip = ["rollout", "skip", &id, "--host", "db3", "--reason", "it is being repaired"];
+        grayfin(&lab, &skip).await.expect(0);
+        lab.fakes.iter().for_each(|fake| fake.stuck.store(false, Ordering::Relaxed));
+        let watched = grayfin(&lab, &["rollout", "watch", &id]).await.expect(1);
+        assert!(watched.out.contains("it is being repaired"), "{}", watched.out);
+        let status: RolloutStatus =
+            grayfin(&lab, &["rollout", "status", &id, "--json"]).await.expect(0).document();
+        assert_eq!(status.state, RolloutState::Incomplete);
+        let explained = grayfin(&lab, &["explain", &id]).await.expect(0);
+        assert!(explained.out.contains("left out `db3`"), "{}", explained.out);
+        running.stop().await.unwrap();
+    });
+}
+
+#[test]
+fn recovery_is_suspended_for_each_host_and_runs_again_before_the_next() {
+    let lab = Lab::new();
+    common::process(async {
+        let (running, _fakes) = lab.up().await;
+        let start = ["rollout", "start", "trade", "--to", NEW, "--canary", "off", "--yes"];
+        let start = [&start[..], &["--recovery", "suspend", "--watch", "--json"]].concat();
+        let watched = grayfin(&lab, &start).await.expect(0);
+        let of = |state: &str| watched.out.matches(&format!("\"state\":\"{state}\"")).count();
+        assert_eq!((of("recorded"), of("in force"), of("paid")), (3, 3, 3), "{}", watched.out);
+        lab.check_upgraded();
+        running.stop().await.unwrap();
+    });
+}

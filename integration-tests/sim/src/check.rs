@@ -7,10 +7,10 @@ use grayfin_agent_core::{
 use grayfin_coordinator_core::{
     Cmd, Response,
     cmd::Action,
-    state::{CanaryPhase, HoldStage},
+    state::{CanaryPhase, HoldStage, Rollout},
 };
 use grayfin_types::{
-    HostId, Token,
+    HostId, RolloutId, Token,
     status::RolloutState,
     step::{SequenceState, Step},
 };
@@ -68,14 +68,12 @@ impl World {
         match cmd {
             Cmd::Grant { host, token, .. } => self.judge_grant(before, host, *token),
             Cmd::Close { host, .. } => self.judge_recovered(host),
-            Cmd::Finish { rollout, .. } => {
-                let state = self.groups[g].state.rollouts.get(rollout).map(|r| r.state);
-                match state {
-                    Some(RolloutState::Succeeded) => self.judge_success(),
-                    Some(_) | None => self.tally.note("rollout ended without every host"),
-                }
-            }
+            Cmd::Finish { rollout, ok: true, .. } => self.judge_success(g, rollout),
+            Cmd::Finish { .. } => self.tally.note("rollout ended without the new version"),
             Cmd::Found { .. }
+            | Cmd::Coordinators(_)
+            | Cmd::RecordDebt { .. }
+            | Cmd::OrderDebt { .. }
             | Cmd::Lease { .. }
             | Cmd::Enrol(_)
             | Cmd::Start(_)
@@ -187,18 +185,27 @@ impl World {
         if wrote && long { self.cluster.lost_rows } else { 0 }
     }
 
-    fn judge_success(&mut self) {
+    /// Every node runs the new version, except on hosts that an operator left out.
+    fn judge_success(&mut self, g: usize, rollout: &RolloutId) {
+        let run = self.groups[g].state.rollouts.get(rollout);
+        let complete = run.is_some_and(|r| r.state == RolloutState::Succeeded);
+        let out = run.map(Rollout::left_out).unwrap_or_default();
+        let told = complete == out.is_empty();
+        self.truth.expect("S7", told, || format!("complete: {complete}, left out: {out:?}"));
+        let left_out: Vec<usize> = out.iter().filter_map(|host| self.host_index(host)).collect();
         let lost = self.lost_rows();
         self.truth.expect("S11", lost == 0, || format!("success, and {lost} rows are lost"));
         let old: Vec<_> = self
             .cluster
             .nodes
             .iter()
+            .filter(|n| !left_out.contains(&n.host))
             .filter(|n| n.version != version(crate::cluster::NEW))
             .map(|n| n.spec.alias.to_string())
             .collect();
         self.truth.expect("S7", old.is_empty(), || format!("success, and {old:?} are old"));
-        self.tally.note("rollout succeeded");
+        let what = if complete { "rollout succeeded" } else { "rollout ended without every host" };
+        self.tally.note(what);
     }
 
     /// Judges what a host agent just made durable.
@@ -235,7 +242,7 @@ impl World {
                 self.judge_order(h, before, &order.task, order.token);
             }
             Body::Sequence { token, event } => self.judge_event(h, before, *token, event),
-            Body::Raised { authority } => {
+            Body::Raised { authority } | Body::Welcomed { authority, .. } => {
                 let new = (authority.incarnation.0, authority.term.0);
                 let truth = &mut self.truth.hosts[h];
                 truth.authority = std::cmp::max(truth.authority, new);
@@ -302,7 +309,8 @@ impl World {
             Task::Stage { .. }
             | Task::CanaryStart { .. }
             | Task::CanaryStop { .. }
-            | Task::CanaryCheck { .. } => {}
+            | Task::CanaryCheck { .. }
+            | Task::Debt { .. } => {}
         }
     }
 

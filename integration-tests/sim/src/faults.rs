@@ -1,15 +1,14 @@
 //! What goes wrong, and when: drawn from the seed, until the last fault clears.
 
 use grayfin_agent_core::fold;
-use grayfin_coordinator_core::{Cmd, State};
-use grayfin_types::{Incarnation, facts::NodeRole, step::Step};
+use grayfin_coordinator_core::State;
+use grayfin_types::{facts::NodeRole, step::Step};
 
 use crate::{
     agent::StepFault,
     cluster::{NEW, OLD, Tree, version},
     dice::Dice,
     facts::Blur,
-    group::Group,
     message::Happening,
     world::World,
 };
@@ -32,7 +31,8 @@ pub struct Chaos {
     deaths: Vec<Death>,
     commit_death: Death,
     thawed: Vec<Option<u64>>,
-    backup: Option<State>,
+    /// A backup of the coordinators' state that was taken.
+    pub(crate) backup: Option<State>,
     /// Somebody is to stop a node just before a down action.
     pub strike: bool,
     /// When a node began to answer with the old version.
@@ -312,61 +312,6 @@ impl World {
         // What its old copy never saw, it cannot know.
         self.truth.hosts[h].authority = (0, 0);
         self.say(|w| format!("FAULT ledger of {id} is {} long", w.agents[h].entries.len()));
-    }
-
-    /// The coordinators' state is put back from a backup, by an operator who says so.
-    fn fault_restored(&mut self) {
-        let Some(state) = self.chaos.backup.take() else {
-            self.chaos.backup = Some(self.groups[0].state.clone());
-            let after = self.dice.between(200, 4_000);
-            self.after(after, Happening::Fault);
-            return;
-        };
-        self.say(|_| "FAULT coordinators restored from a backup".to_owned());
-        self.tally.note("coordinators restored from a backup");
-        self.restore(state);
-    }
-
-    /// Puts a state in the place of the group's and raises the incarnation (S2).
-    pub(crate) fn restore(&mut self, state: State) {
-        let highest = self.groups.iter().map(|g| g.state.incarnation.0).max().unwrap_or(0);
-        for r in 0..self.groups[0].replicas.len() {
-            self.end_sessions_of(0, r);
-        }
-        let coordinators = self.groups[0].replicas.len();
-        self.groups[0] = Group::new(coordinators, state);
-        let group = self.groups[0].state.group.clone();
-        self.commit(0, Cmd::Found { group, incarnation: Incarnation(highest + 1) });
-        self.elect_soon(0);
-    }
-
-    /// A copy of the coordinators' machine is started beside it, and nobody says so.
-    fn fault_clone(&mut self) {
-        if self.groups.len() > 1 {
-            return;
-        }
-        let state = match self.chaos.backup.take() {
-            Some(state) if self.dice.percent(50) => state,
-            Some(_) | None => self.groups[0].state.clone(),
-        };
-        if state.group.is_empty() {
-            return;
-        }
-        self.say(|_| "FAULT a clone of the coordinators begins".to_owned());
-        self.tally.note("coordinators cloned");
-        self.groups.push(Group::new(1, state));
-        self.elect_soon(1);
-        let after = self.dice.between(500, 4_000);
-        self.after(after, Happening::CloneEnds);
-    }
-
-    pub(crate) fn end_clone(&mut self) {
-        if self.groups.len() > 1 && self.groups[1].alive {
-            self.say(|_| "the clone ends".to_owned());
-            self.end_sessions_of(1, 0);
-            self.groups[1].alive = false;
-            self.groups[1].leader = None;
-        }
     }
 
     fn fault_blur(&mut self) {

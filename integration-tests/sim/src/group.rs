@@ -342,7 +342,11 @@ fn document(state: &State, wanted: &OrderWanted, by: &Authority) -> Option<Order
     let plan = || state.rollouts.get(&order.rollout).map(|r| Box::new(r.plan.clone()));
     let canary = || match &order.body {
         OrderBody::Canary(canary) => Some(canary.clone()),
-        OrderBody::Nothing | OrderBody::Plan => None,
+        OrderBody::Nothing | OrderBody::Plan | OrderBody::Debt(_) => None,
+    };
+    let debt = || match &order.body {
+        OrderBody::Debt(debt) => Some(debt.clone()),
+        OrderBody::Nothing | OrderBody::Plan | OrderBody::Canary(_) => None,
     };
     let task = match order.kind {
         OrderKind::Stage => Task::Stage { plan: plan()? },
@@ -354,6 +358,7 @@ fn document(state: &State, wanted: &OrderWanted, by: &Authority) -> Option<Order
         OrderKind::CanaryStart => Task::CanaryStart { canary: canary()? },
         OrderKind::CanaryStop => Task::CanaryStop { canary: canary()? },
         OrderKind::CanaryCheck => Task::CanaryCheck { canary: canary()? },
+        OrderKind::Debt => Task::Debt { debt: debt()?, failed: None },
     };
     Some(Order {
         authority: by.clone(),

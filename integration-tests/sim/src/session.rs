@@ -2,19 +2,43 @@
 
 use std::collections::BTreeMap;
 
+use grayfin_agent_core::fence;
 use grayfin_coordinator_core::{
     Cmd, Response,
     cmd::Enrol,
     view::{Connection, Fence},
 };
+use grayfin_types::raise::{Raise, SignedRaise};
 
 use crate::{
-    agent::{Session, Trust},
+    agent::{Session, Trust, Written},
     facts::cluster_id,
     group::Group,
     message::FromHost,
     world::World,
 };
+
+/// The log's place of the group's membership: nobody joins or leaves here.
+const MEMBERSHIP: u64 = 1;
+
+/// Stands for the operator's key.
+const SIGNED: &str = "signed by ann";
+
+/// Signs an operator's act, as the operator's tool does.
+pub fn sign(raise: &Raise) -> SignedRaise {
+    SignedRaise {
+        text: serde_json::to_string(raise).expect("plain fields make a document"),
+        certificate: "ann".to_owned(),
+        signature: SIGNED.to_owned(),
+    }
+}
+
+fn verify(signed: &SignedRaise) -> Option<Raise> {
+    if signed.signature != SIGNED {
+        return None;
+    }
+    serde_json::from_str(&signed.text).ok()
+}
 
 impl World {
     /// Tries to reach a coordinator that leads.
@@ -91,17 +115,13 @@ impl World {
 
     /// The host agent judges whom it talks to. False if it refuses.
     fn welcomed(&mut self, h: usize, g: usize) -> bool {
-        use grayfin_agent_core::{
-            Body,
-            fence::{self, Standing},
-        };
-        let by = Group::authority(&self.groups[g].state);
-        match fence::authority(&self.agents[h].state, &by) {
-            Ok(Standing::Known) => true,
-            Ok(Standing::Higher) => {
-                // Written before the session exists, so that nothing is reported into the void.
-                self.append(h, Body::Raised { authority: by }) == crate::agent::Written::Yes
-            }
+        let state = &self.groups[g].state;
+        let by = Group::authority(state);
+        let raise = state.coordinators.raise.as_ref().and_then(verify);
+        match fence::welcome(&self.agents[h].state, &by, MEMBERSHIP, raise.as_ref()) {
+            Ok(None) => true,
+            // Written before the session exists, so that nothing is reported into the void.
+            Ok(Some(body)) => self.append(h, body) == Written::Yes,
             Err(_) => {
                 self.tally.note("host agent refused an older authority");
                 self.operator.refused += 1;

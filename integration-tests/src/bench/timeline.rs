@@ -95,6 +95,7 @@ pub(super) fn turns(events: &[Event]) -> Vec<Turn> {
             | Body::Canary { .. }
             | Body::State { .. }
             | Body::FinalVerification { .. }
+            | Body::Debt { .. }
             | Body::Lease { .. } => {}
         }
     }

@@ -152,12 +152,41 @@ impl Lab {
                 ("state_dir", text(folder.join("state").display())),
                 ("listen", text(&coordinator.address)),
                 ("advertise", text(self.seen_by_agents(coordinator))),
+                // The first one is a group of its own; the others are added to it.
+                ("join", Value::Boolean(coordinator.number > 1)),
                 ("look_interval_ms", Value::Integer(self.spec.options.look_interval_ms.into())),
                 ("tls", Value::Table(self.tls(&coordinator.name))),
                 ("policy", Value::Table(policy)),
             ]
             .map(|(key, value)| (key.to_owned(), value)),
         ))
+    }
+
+    /// Adds the coordinators that form the group to the first one.
+    pub(super) async fn form_group(&self) -> anyhow::Result<()> {
+        let all = self.spec.options.coordinators;
+        for number in 2..=self.spec.options.joined.unwrap_or(all) {
+            self.add_coordinator(number).await?;
+        }
+        Ok(())
+    }
+
+    /// Adds a coordinator that runs to the group.
+    pub async fn add_coordinator(&self, number: u8) -> anyhow::Result<()> {
+        let coordinator = self.coordinator(number)?;
+        let (id, address) = (number.to_string(), coordinator.address.clone());
+        // It may listen a moment later than its process is there; the wish is the same one.
+        let wish = format!("lab-add-{number}");
+        wait::until(&format!("coordinator {number} to be added"), JOIN_LIMIT, || async {
+            let arguments = ["coordinator", "add", &id, &address, "--request-id", &wish];
+            let output = self.grayfin(arguments).output().await.map_err(|e| e.to_string())?;
+            if output.status.success() {
+                Ok(())
+            } else {
+                Err(String::from_utf8_lossy(&output.stderr).trim().to_owned())
+            }
+        })
+        .await
     }
 
     /// Starts a coordinator on its machine.

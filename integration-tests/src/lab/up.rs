@@ -28,7 +28,7 @@ pub(super) async fn bring_up(folder: &Path, options: &Options) -> anyhow::Result
         let known: Vec<String> = Release::all().into_iter().map(|it| it.version).collect();
         format!("`{}` is not modelled: {}", options.version, known.join(", "))
     })?;
-    layout(options, Range { a: 16, b: 0 })?;
+    Topology::new(options, Range { a: 16, b: 0 }).map_err(|reason| anyhow::anyhow!(reason))?;
     let (binaries, packages) = tokio::task::spawn_blocking(|| {
         let binaries = Binaries::ensure()?;
         let packages = Packages::ensure(&binaries)?;
@@ -74,15 +74,6 @@ pub(super) async fn bring_up(folder: &Path, options: &Options) -> anyhow::Result
     }
     tracing::info!(elapsed = ?started.elapsed(), "the lab is healthy");
     Ok(lab)
-}
-
-/// Lays the lab out, or says which options do not go together.
-fn layout(options: &Options, range: Range) -> anyhow::Result<Topology> {
-    anyhow::ensure!(
-        options.coordinators <= 1,
-        "`grayfin serve` cannot be told yet to join a group: a lab has one coordinator"
-    );
-    Topology::new(options, range).map_err(|reason| anyhow::anyhow!(reason))
 }
 
 /// Copies our programs, so that a build meanwhile changes nothing, and adds the scripts' tools.
@@ -190,6 +181,7 @@ async fn start_grayfin(lab: &Lab) -> anyhow::Result<()> {
     for coordinator in &lab.spec.topology.coordinators {
         lab.start_coordinator(coordinator.number).await?;
     }
+    lab.form_group().await?;
     for host in &lab.spec.topology.hosts {
         lab.start_agent(host).await?;
     }

@@ -75,6 +75,7 @@ codes! {
     Soaking = "GF0414", "everything is well, but not for long enough yet";
     ClusterBusy = "GF0415", "another rollout of this cluster is not finished";
     WindowClosed = "GF0416", "no maintenance window is open";
+    DebtOpen = "GF0417", "a change to the cluster as a whole is not made or not undone yet";
     StepTimeout = "GF0501", "a step took longer than its limit";
     StopFailed = "GF0502", "a process did not go away";
     ProcessAppeared = "GF0503", "a DolphinDB process appeared while none may run";
@@ -104,6 +105,8 @@ codes! {
     Unreachable = "GF0706", "no coordinator could be reached";
     StoreDamaged = "GF0707", "the coordinator's store is damaged";
     NotAllowed = "GF0708", "the certificate's role does not allow this";
+    GroupChange = "GF0709", "the coordinators' group cannot be changed in this way";
+    CoordinatorRefused = "GF0710", "a coordinator speaks for an older group than is known";
     BackupIncomplete = "GF0801", "a backup is incomplete or damaged";
     BackupSourceChanged = "GF0802", "a source changed while it was copied";
     RestoreRefused = "GF0803", "a restore in place is not allowed now";

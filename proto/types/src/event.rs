@@ -6,7 +6,7 @@ use crate::{
     HostId, RolloutId, Seq, Token,
     facts::UnsettledChunk,
     gate::{Finding, Reason},
-    plan::Plan,
+    plan::{Effect, Plan},
     status::{CanaryStatus, RolloutState},
     step::Report,
 };
@@ -148,6 +148,17 @@ pub enum Body {
         versions: Vec<(String, String, String)>,
         /// All are on the target.
         ok: bool,
+    },
+    /// A change to the cluster as a whole: recorded before it is made, made, or undone (S10).
+    Debt {
+        /// Its number.
+        debt: u64,
+        /// What it is, with the original value.
+        effect: Effect,
+        /// `recorded`, `in force`, `failed` or `paid`.
+        state: String,
+        /// Which host agent did it and what it saw; until when it is to be paid.
+        detail: String,
     },
     /// Another coordinator took the lead.
     Lease {

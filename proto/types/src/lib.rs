@@ -12,6 +12,7 @@ pub mod facts;
 pub mod gate;
 pub mod id;
 pub mod plan;
+pub mod raise;
 pub mod status;
 pub mod step;
 pub mod version;

@@ -313,6 +313,56 @@ pub struct CanaryOrder {
     pub spec: CanarySpec,
 }
 
+/// A change to the cluster as a whole that must be undone (S10). DolphinDB keeps it in the memory of
+/// each controller: it is lost at a restart and not told to the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "effect")]
+pub enum Effect {
+    /// Recovery is suspended; before, it ran.
+    SuspendedRecovery,
+    /// `datanodeRestartInterval` is 0, so that no controller starts what was stopped.
+    RestartInterval {
+        /// Seconds before.
+        original_s: u64,
+    },
+}
+
+impl Effect {
+    /// Tells whether both change the same thing, whatever it was before.
+    pub const fn is_alike(self, other: Self) -> bool {
+        matches!(
+            (self, other),
+            (Self::SuspendedRecovery, Self::SuspendedRecovery)
+                | (Self::RestartInterval { .. }, Self::RestartInterval { .. })
+        )
+    }
+}
+
+impl std::fmt::Display for Effect {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::SuspendedRecovery => f.write_str("recovery is suspended (it ran before)"),
+            Self::RestartInterval { original_s } => {
+                write!(f, "datanodeRestartInterval is 0 (it was {original_s} s before)")
+            }
+        }
+    }
+}
+
+/// What a host agent is told about a debt: bring the effect about, or undo it. Disturbs no host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DebtOrder {
+    /// The debt's number.
+    pub debt: u64,
+    /// The effect.
+    pub effect: Effect,
+    /// Undo it.
+    pub pay: bool,
+    /// Nodes of hosts that an operator attested as powered off: they need not be reached.
+    #[serde(default)]
+    pub without: Vec<NodeAlias>,
+}
+
 /// Answer to a plan or preflight request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlanAnswer {

@@ -211,6 +211,9 @@ pub struct HoldStatus {
     pub promised: Vec<HostId>,
     /// Whose promise is awaited.
     pub awaited: Vec<HostId>,
+    /// Changes to the cluster as a whole that must be undone (S10), in words.
+    #[serde(default)]
+    pub debts: Vec<String>,
 }
 
 /// Answer of `explain`.

@@ -240,6 +240,7 @@ pub fn words(body: &Body) -> String {
     match body {
         Body::Made { .. } => "made".to_owned(),
         Body::Raised { .. } => "raised".to_owned(),
+        Body::Welcomed { .. } => "welcomed".to_owned(),
         Body::Promised { token, .. } => format!("promised {token}"),
         Body::Ordered { answer, .. } => {
             (if answer.accepted { "accepted" } else { "refused" }).to_owned()

@@ -269,9 +269,22 @@ impl Applier<'_> {
         Response::Done
     }
 
+    /// A broken hold's token is closed: an abort that was still to be sent under it goes as well.
+    pub(super) fn forget_broken(&mut self, token: Token) {
+        let hosts = &mut self.state.hosts;
+        self.state.broken.retain(|broken| {
+            if broken.token == token
+                && let Some(enrolment) = hosts.get_mut(&broken.host)
+            {
+                enrolment.drop_orders(&broken.cluster, |order| order.token == token);
+            }
+            broken.token != token
+        });
+    }
+
     /// The host's agent has durably closed the token: the hold ends (S3).
     pub(super) fn released(&mut self, rollout: &RolloutId, host: &HostId, token: Token) {
-        self.state.broken.retain(|b| b.token != token);
+        self.forget_broken(token);
         let Some(entry) = self.state.rollouts.get_mut(rollout) else { return };
         let cluster = entry.cluster.clone();
         let fits =

@@ -6,6 +6,8 @@
 mod breaking;
 mod canary;
 mod control;
+mod coordinators;
+mod debts;
 mod enrol;
 mod holds;
 mod orders;
@@ -66,6 +68,9 @@ impl Applier<'_> {
         match cmd {
             Cmd::Found { group, incarnation } => self.found(group, *incarnation),
             Cmd::Lease { coordinator, term } => self.lease(*coordinator, *term),
+            Cmd::Coordinators(wish) => {
+                self.once(&wish.request_id, |applier| applier.coordinators(wish))
+            }
             Cmd::Enrol(enrol) => self.enrol(enrol),
             Cmd::Start(start) => self.once(&start.request_id, |applier| applier.start(start)),
             Cmd::Control(control) => {
@@ -91,6 +96,12 @@ impl Applier<'_> {
             Cmd::CanaryGiveUp { rollout } => self.canary_give_up(rollout),
             Cmd::CanaryCheck { rollout, purpose } => self.canary_check(rollout, purpose),
             Cmd::CanaryReported(report) => self.canary_reported(report),
+            Cmd::RecordDebt { rollout, token, effect } => {
+                self.record_debt(rollout, *token, *effect)
+            }
+            Cmd::OrderDebt { debt, host, pay, leader } => {
+                self.order_debt(*debt, host, *pay, leader)
+            }
             Cmd::LeaderSeen { rollout, leader } => self.leader_seen(rollout, leader),
             Cmd::Waiting { rollout, reasons } => {
                 if mutation::is("s3-release-by-time") {
@@ -212,7 +223,10 @@ impl Applier<'_> {
         for enrolment in self.state.hosts.values_mut() {
             enrolment.drop_orders(&cluster, |order| {
                 &order.rollout == rollout
-                    && !matches!(order.kind, OrderKind::Close | OrderKind::CanaryStop)
+                    && !matches!(
+                        order.kind,
+                        OrderKind::Close | OrderKind::CanaryStop | OrderKind::Debt
+                    )
             });
         }
         if let Some(host) = writer.and_then(|host| self.state.hosts.get_mut(&host)) {

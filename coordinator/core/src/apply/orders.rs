@@ -39,6 +39,7 @@ impl Applier<'_> {
             OrderKind::CanaryStart | OrderKind::CanaryStop | OrderKind::CanaryCheck => {
                 self.canary_answered(&order, answer);
             }
+            OrderKind::Debt => self.debt_answered(answer),
         }
         Response::Done
     }
@@ -180,7 +181,8 @@ impl Applier<'_> {
             | OrderKind::Retry
             | OrderKind::Undo
             | OrderKind::Abort
-            | OrderKind::Close => {}
+            | OrderKind::Close
+            | OrderKind::Debt => {}
         }
     }
 

@@ -209,7 +209,7 @@ impl Applier<'_> {
     /// A broken hold's host is up, undone or untouched: its token may be closed.
     fn settle_broken(&mut self, token: Token, state: &SequenceState) {
         if *state == SequenceState::Closed {
-            self.state.broken.retain(|b| b.token != token);
+            self.forget_broken(token);
             return;
         }
         if let Some(broken) = self.state.broken.iter_mut().find(|b| b.token == token) {

@@ -1,8 +1,12 @@
 //! Following the host that is in turn, from the grant to the release, and an abort.
 
-use grayfin_types::{Code, HostId, gate::Reason, status::HostPhase};
+use grayfin_types::{
+    Code, HostId,
+    gate::Reason,
+    status::{HostPhase, RolloutState},
+};
 
-use super::Work;
+use super::{Work, debts::open};
 use crate::{
     cmd::Cmd,
     gates::{self, reason},
@@ -26,6 +30,10 @@ impl Work<'_> {
             HostPhase::Granting => self.granting(&run.host, token),
             HostPhase::Working { .. } => {
                 self.canary(Some(&run.host));
+                // After a retry they may be undone; the host is not kept waiting for them.
+                if self.rollout.state == RolloutState::Running {
+                    self.effects_in_force(token);
+                }
                 if !self.view.is_connected(&run.host) {
                     self.wait_for_agent(
                         &run.host,
@@ -206,7 +214,17 @@ impl Work<'_> {
             }
             return;
         }
-        if self.canary_ended() {
+        let id = &self.rollout.id;
+        let debts: Vec<Reason> = self
+            .state
+            .debts
+            .iter()
+            .filter(|debt| &debt.rollout == id)
+            .map(|debt| open(debt, "it is not undone yet"))
+            .collect();
+        let paid = debts.is_empty();
+        self.waiting.extend(debts);
+        if self.canary_ended() && paid {
             self.commands.push(Cmd::FinishAbort { rollout: self.rollout.id.clone() });
         }
     }

@@ -1,6 +1,7 @@
 //! What should happen next. Pure: the same state, view and time give the same decision.
 
 mod canary;
+pub(crate) mod debts;
 mod follow;
 mod next;
 mod verify;
@@ -107,6 +108,7 @@ pub fn decide(state: &State, view: &View, now_ms: u64) -> Decision {
     for broken in state.broken.iter().filter(|b| b.settled && view.is_connected(&b.host)) {
         decision.commands.push(Cmd::CloseBroken { token: broken.token });
     }
+    decision.commands.extend(debts::drive(state, view, now_ms));
     decision.wanted = wanted::of(state, view);
     decision
 }

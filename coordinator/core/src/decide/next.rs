@@ -117,7 +117,7 @@ impl Work<'_> {
         self.missing_promises(held);
         let findings = gates::before(self.state, self.view, self.rollout, host, self.now_ms);
         self.waiting.extend(gates::against(&findings));
-        if self.waiting.is_empty() {
+        if self.waiting.is_empty() && self.effects_in_force(token) {
             let (host, reason) = (choice.host, choice.reason);
             self.commands.push(Cmd::Grant { rollout, host, token, reason, findings });
         }

@@ -36,7 +36,9 @@ pub(super) fn of(state: &State, view: &View) -> Wanted {
     for cluster in state.clusters() {
         let demand = view.clusters.get(&cluster).and_then(|c| c.demand.as_ref());
         let active = state.active(&cluster);
-        if demand.is_none() && active.is_none() {
+        // A debt outlives its rollout, and needs to know who leads.
+        let debts = state.debts_of(&cluster).next().is_some();
+        if demand.is_none() && active.is_none() && !debts {
             continue;
         }
         let observer = view.clusters.get(&cluster).and_then(|c| c.observer.as_ref());

@@ -91,6 +91,8 @@ pub enum Gate {
     Window,
     /// The canary writes, and not on the host that is to go down.
     Canary,
+    /// Every change to the cluster as a whole is undone.
+    DebtsPaid,
 }
 
 /// Asked before a rollout starts.
@@ -168,6 +170,7 @@ pub const GO: &[Gate] = &[
 
 /// Asked after a host, in every sample of the soak (S7).
 pub const AFTER: &[Gate] = &[
+    Gate::DebtsPaid,
     Gate::FactsFresh,
     Gate::NodesUp,
     Gate::Versions,
@@ -181,7 +184,7 @@ pub const AFTER: &[Gate] = &[
 
 impl Gate {
     /// Every gate.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::ClusterFree,
         Self::AgentsConnected,
         Self::HoldsClosed,
@@ -211,6 +214,7 @@ impl Gate {
         Self::RecoveryWait,
         Self::Window,
         Self::Canary,
+        Self::DebtsPaid,
     ];
 
     /// Returns the name that people see and that `--override` takes, the rule that it serves, and
@@ -247,6 +251,7 @@ impl Gate {
             Self::RecoveryWait => ("recovery-wait", "S7", true),
             Self::Window => ("window", "S9", true),
             Self::Canary => ("canary", "S11", true),
+            Self::DebtsPaid => ("debts-paid", "S10", false),
         }
     }
 
@@ -327,6 +332,7 @@ impl Gate {
             Self::RecoveryWait => terms::recovery_wait(input),
             Self::Window => terms::window(input),
             Self::Canary => terms::canary(input),
+            Self::DebtsPaid => terms::debts_paid(input),
         };
         verdict.into_decision()
     }

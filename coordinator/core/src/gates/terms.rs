@@ -10,7 +10,7 @@ use grayfin_types::{
 };
 
 use super::{Input, Moment, Verdict, reason};
-use crate::{state::CanaryPhase, view::LocalTime};
+use crate::{decide::debts, state::CanaryPhase, view::LocalTime};
 
 /// Days as a plan names them.
 const DAYS: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
@@ -100,17 +100,8 @@ pub fn predicted_down_ms(facts: &HostFacts) -> u64 {
 
 pub(super) fn recovery_wait(input: &Input<'_>) -> Verdict {
     match input.policy.recovery {
-        RecoveryPolicy::Allow => return Verdict::default(),
-        RecoveryPolicy::Suspend => {
-            let mut verdict = Verdict::default();
-            verdict.stop(reason(
-                Code::RecoveryWait,
-                input.cluster.to_string(),
-                "this version of Grayfin cannot suspend recovery",
-                "use `--recovery allow` (re-replication is waited for) or `--recovery refuse`",
-            ));
-            return verdict;
-        }
+        // Suspended recovery is a debt that is paid before the host counts as done (S10).
+        RecoveryPolicy::Allow | RecoveryPolicy::Suspend => return Verdict::default(),
         RecoveryPolicy::Refuse => {}
     }
     match refused_wait(input) {
@@ -135,11 +126,20 @@ fn refused_wait(input: &Input<'_>) -> Result<Verdict, Reason> {
                 format!(
                     "it would be down for about {predicted_ms} ms; after {wait_ms} ms DolphinDB copies its replicas to other nodes"
                 ),
-                "raise dfsRecoveryWaitTime (needs a restart), or `--recovery allow` and wait for the copies to end",
+                "raise dfsRecoveryWaitTime (needs a restart), `--recovery allow` and wait for the copies to end, or `--recovery suspend`",
             ));
         }
     }
     Ok(verdict)
+}
+
+/// What was changed in the cluster for the time of a host is undone before its gates count (S10).
+pub(super) fn debts_paid(input: &Input<'_>) -> Verdict {
+    let mut verdict = Verdict::default();
+    for debt in input.state.debts_of(input.cluster) {
+        verdict.hold(debts::open(debt, "it is not undone yet"));
+    }
+    verdict
 }
 
 pub(super) fn window(input: &Input<'_>) -> Verdict {

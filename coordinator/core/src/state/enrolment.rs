@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use grayfin_types::{
-    ClusterId, Generation, HostId, LedgerId, OrderNumber, RolloutId, Token, plan::CanaryOrder,
+    ClusterId, Generation, HostId, LedgerId, OrderNumber, RolloutId, Token,
+    plan::{CanaryOrder, DebtOrder},
 };
 use serde::{Deserialize, Serialize};
 
@@ -89,6 +90,8 @@ pub enum OrderKind {
     CanaryStop,
     /// Read acknowledged rows back.
     CanaryCheck,
+    /// Bring a cluster-wide effect about, or undo it.
+    Debt,
 }
 
 /// What goes along with an order.
@@ -101,6 +104,8 @@ pub enum OrderBody {
     Plan,
     /// The canary's order.
     Canary(CanaryOrder),
+    /// What a debt is about.
+    Debt(DebtOrder),
 }
 
 impl Enrolment {

@@ -4,6 +4,8 @@
 //! [`crate::apply()`] changes it.
 
 mod canary;
+mod coordinators;
+mod debt;
 mod enrolment;
 mod rollout;
 
@@ -13,6 +15,8 @@ use grayfin_types::{ClusterId, Code, HostId, Incarnation, NodeAlias, RolloutId, 
 use serde::{Deserialize, Serialize};
 
 pub use canary::{CanaryPhase, CanaryRun, Check, WriterStatus};
+pub use coordinators::{Act, Coordinators, GroupAct};
+pub use debt::Debt;
 pub use enrolment::{Enrolment, Gone, OrderBody, OrderEntry, OrderKind, Outbox};
 pub use rollout::{CloseAs, GoRecord, HostRun, Rollout, Staging};
 
@@ -37,6 +41,9 @@ pub struct State {
     pub group: String,
     /// Raised by an operator's act when the state was restored or forced (S2).
     pub incarnation: Incarnation,
+    /// What operators did to the group itself.
+    #[serde(default)]
+    pub coordinators: Coordinators,
     /// Who drives.
     pub lease: Option<Lease>,
     /// The last token allotted; it only ever grows.
@@ -47,6 +54,12 @@ pub struct State {
     pub holds: BTreeMap<ClusterId, Hold>,
     /// Holds that an operator broke and whose host agent has not closed them yet (S3).
     pub broken: Vec<BrokenHold>,
+    /// What must be undone in clusters as a whole (S10).
+    #[serde(default)]
+    pub debts: Vec<Debt>,
+    /// The last debt's number.
+    #[serde(default)]
+    pub last_debt: u64,
     /// Rollouts by id.
     pub rollouts: BTreeMap<RolloutId, Rollout>,
     /// Answers to operators' requests by request id, so that a repeat does nothing new.
@@ -61,11 +74,14 @@ impl Default for State {
             version: STATE_VERSION,
             group: String::new(),
             incarnation: Incarnation(0),
+            coordinators: Coordinators::default(),
             lease: None,
             last_token: Token(0),
             hosts: BTreeMap::new(),
             holds: BTreeMap::new(),
             broken: Vec::new(),
+            debts: Vec::new(),
+            last_debt: 0,
             rollouts: BTreeMap::new(),
             requests: BTreeMap::new(),
             request_order: VecDeque::new(),
@@ -119,6 +135,11 @@ impl State {
     /// Returns the hold that a rollout has.
     pub fn hold_of(&self, rollout: &RolloutId) -> Option<&Hold> {
         self.holds.values().find(|h| &h.rollout == rollout)
+    }
+
+    /// Returns what must be undone in a cluster.
+    pub fn debts_of<'a>(&'a self, cluster: &'a ClusterId) -> impl Iterator<Item = &'a Debt> {
+        self.debts.iter().filter(move |debt| &debt.cluster == cluster)
     }
 
     /// Returns the answer that was given to a request.

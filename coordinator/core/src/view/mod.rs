@@ -118,6 +118,8 @@ pub struct View {
     pub checks_since: BTreeMap<(RolloutId, HostId, OrderNumber), u64>,
     /// Since when each rollout waits for something else than what is recorded.
     pub waits_since: BTreeMap<RolloutId, u64>,
+    /// Since when each debt is known for its hold (attempt 0), and since when its last order is out.
+    pub debts: BTreeMap<(u64, Token, u32), u64>,
     /// The present time of day by IANA zone name.
     pub local_times: BTreeMap<String, LocalTime>,
 }
@@ -217,6 +219,7 @@ impl View {
         self.forget(state);
         self.note_stages(state, now_ms);
         self.note_checks(state, now_ms);
+        self.note_debts(state, now_ms);
         for cluster in state.clusters() {
             self.sample(state, &cluster, now_ms, false);
         }
@@ -270,6 +273,13 @@ impl View {
                 self.canary_phases.insert(rollout.id.clone(), seen);
             }
         }
+    }
+
+    fn note_debts(&mut self, state: &State, now_ms: u64) {
+        let keys =
+            state.debts.iter().flat_map(|d| [(d.id, d.token, 0), (d.id, d.token, d.attempts)]);
+        self.debts =
+            keys.map(|key| (key, self.debts.get(&key).copied().unwrap_or(now_ms))).collect();
     }
 
     fn note_checks(&mut self, state: &State, now_ms: u64) {

@@ -10,6 +10,7 @@ use grayfin_coordinator_core::{
 use grayfin_types::{
     Code, DdbVersion, HostId, NodeAlias, OrderNumber, RolloutId, Token,
     facts::NodeRole,
+    plan::DebtOrder,
     status::CanaryStatus,
     step::{Happened, Report, SequenceState, Step},
 };
@@ -63,6 +64,10 @@ pub(crate) struct PlayedHostAgent {
     pub(crate) runs: u32,
     pub(crate) rows_lost: u64,
     pub(crate) rows_unread: u64,
+    /// What it did in the cluster as a whole.
+    pub(crate) effects: Vec<DebtOrder>,
+    /// It reaches no DolphinDB controller.
+    pub(crate) cannot_reach: bool,
     staging: bool,
     canary: Option<(RolloutId, u64, u64)>,
     acked: BTreeMap<u64, u64>,
@@ -85,6 +90,8 @@ impl PlayedHostAgent {
             runs: 0,
             rows_lost: 0,
             rows_unread: 0,
+            effects: Vec::new(),
+            cannot_reach: false,
             staging: false,
             canary: None,
             acked: BTreeMap::new(),
@@ -172,6 +179,7 @@ impl PlayedHostAgent {
             OrderKind::Retry | OrderKind::Undo | OrderKind::Abort if own.is_none() => {
                 Err((Code::TokenStale, "the token is not open"))
             }
+            OrderKind::Debt if self.cannot_reach => Err((Code::AgentMissing, "ctl2 not reached")),
             OrderKind::Undo if own.is_some_and(|h| h.first_start) => {
                 Err((Code::UndoImpossible, "the first start was made"))
             }
@@ -264,6 +272,11 @@ impl PlayedHostAgent {
                 }
             }
             OrderKind::CanaryStop => self.canary = None,
+            OrderKind::Debt => {
+                if let OrderBody::Debt(debt) = &order.body {
+                    self.effects.push(debt.clone());
+                }
+            }
             OrderKind::CanaryCheck => {
                 if let OrderBody::Canary(canary) = &order.body {
                     let acked: u64 = self.acked.values().sum();

@@ -10,6 +10,7 @@
 
 mod agent;
 mod bench;
+mod debts;
 mod gates;
 mod gates_software;
 mod holds;

@@ -104,6 +104,7 @@ impl Board {
             | Body::Go { .. }
             | Body::Operator { .. }
             | Body::FinalVerification { .. }
+            | Body::Debt { .. }
             | Body::Lease { .. } => {}
         }
     }

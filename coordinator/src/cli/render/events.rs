@@ -88,6 +88,9 @@ fn words(event: &Event) -> String {
                 versions.iter().map(|(node, _, version)| format!("{node} {version}")).collect();
             format!("not every node is on the target version: {}", seen.join(", "))
         }
+        Body::Debt { debt, effect, state, detail } => {
+            format!("debt {debt} {state}: {effect}; {detail}")
+        }
         Body::Lease { coordinator, term } => {
             format!("coordinator {coordinator} drives, term {term}")
         }

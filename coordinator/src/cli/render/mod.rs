@@ -1,6 +1,7 @@
 //! Results as people read them. Nothing here talks to anybody: values in, text out.
 
 pub(crate) mod board;
+pub(crate) mod coordinators;
 pub(crate) mod events;
 pub(crate) mod findings;
 pub(crate) mod hosts;

@@ -1,6 +1,5 @@
-//! Status, explanation, holds, coordinators.
+//! Status, explanation, holds.
 
-use grayfin_proto::v1::CoordinatorsAnswer;
 use grayfin_types::{
     status::{CanaryStatus, Explanation, HoldStatus, HostPhase, HostStatus, RolloutStatus},
     step::SequenceState,
@@ -192,24 +191,11 @@ pub(crate) fn holds(holds: &[HoldStatus]) -> String {
             &names(&hold.awaited),
         ]));
     }
-    table(&rows)
-}
-
-/// Writes the coordinators.
-pub(crate) fn coordinators(answer: &CoordinatorsAnswer) -> String {
-    let mut rows = vec![row(["ID", "ADDRESS", "ROLE"])];
-    for one in &answer.coordinators {
-        let role = match (one.id == answer.leader, one.voter) {
-            (true, _) => "leads",
-            (false, true) => "follows",
-            (false, false) => "learns",
-        };
-        rows.push(row([&one.id.to_string(), &one.address, role]));
-    }
     let mut out = table(&rows);
-    if answer.leader == 0 {
-        line(&mut out, format_args!("nobody leads"));
+    for hold in holds {
+        for debt in &hold.debts {
+            line(&mut out, format_args!("{}: to be undone: {debt}", hold.cluster));
+        }
     }
-    line(&mut out, format_args!("term {}, answered by {}", answer.term, answer.answering));
     out
 }

@@ -372,10 +372,12 @@ fn holds_and_explanations() {
         state: "asking".to_owned(),
         promised: vec!["db1".parse().unwrap()],
         awaited: vec!["db3".parse().unwrap()],
+        debts: vec!["debt 1: recovery is suspended".to_owned()],
     }];
     let expected = "\
 CLUSTER  TOKEN  STATE   HOST  ROLLOUT  PROMISED  AWAITED
 trade    7      asking  db2   4f1c     db1       db3
+trade: to be undone: debt 1: recovery is suspended
 ";
     assert_eq!(status::holds(&holds), expected);
     let explained = Explanation {
