@@ -246,7 +246,7 @@ impl Settings {
         let fragment: Fragment = toml::from_str(text).map_err(|e| Error::Syntax {
             file: file.to_owned(),
             line: e.span().map_or(1, |span| line_of(text, &span)),
-            why: e.message().to_owned(),
+            why: grayfin_types::cut(e.message()).into_owned(),
         })?;
         Checker { file, text }.settings(fragment)
     }

@@ -156,7 +156,8 @@ impl Config {
         Self::parse(file, &text)
     }
 
-    fn parse(file: &Path, text: &str) -> Result<Self, Error> {
+    /// Checks a file's text; `file` is only named in errors.
+    pub fn parse(file: &Path, text: &str) -> Result<Self, Error> {
         let located = |e: &toml::de::Error| line_error(file, text, e);
         let fragment: Fragment = toml::from_str(text).map_err(|e| located(&e))?;
         let document: toml::Table = toml::from_str(text).map_err(|e| located(&e))?;
@@ -325,8 +326,9 @@ fn line_error(file: &Path, text: &str, error: &toml::de::Error) -> Error {
     Error::Line {
         file: file.to_owned(),
         line,
-        text: text.lines().nth(line - 1).unwrap_or_default().trim().to_owned(),
-        why: error.message().to_owned(),
+        text: grayfin_types::cut(text.lines().nth(line - 1).unwrap_or_default().trim())
+            .into_owned(),
+        why: grayfin_types::cut(error.message()).into_owned(),
     }
 }
 

@@ -36,6 +36,15 @@ impl From<io::Error> for Fault {
     }
 }
 
+/// Decodes one object of a reply from bytes that are all there, as hostile ones are in tests. Says
+/// in words what is wrong with them.
+pub async fn decode(mut bytes: &[u8], little: bool, limits: &Limits) -> Result<Value, String> {
+    Decoder::new(&mut bytes, little, limits).object(0).await.map_err(|fault| match fault {
+        Fault::Io(error) => error.to_string(),
+        Fault::Bad(what) => what,
+    })
+}
+
 /// Shorthand for a fault.
 fn bad<T>(what: impl Into<String>) -> Result<T, Fault> {
     Err(Fault::Bad(what.into()))

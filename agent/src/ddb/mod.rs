@@ -25,6 +25,7 @@ mod value;
 mod tests;
 
 pub use connection::{Call, Connection, Limits, Login};
+pub use decode::decode;
 pub use error::{Endpoint, Error, Tag};
 pub use tls::Tls;
 pub use value::{Cell, Data, Dictionary, Kind, Matrix, Table, Value, Vector};

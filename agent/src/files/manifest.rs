@@ -147,7 +147,11 @@ impl<'a> Lines<'a> {
 
     fn damaged(&self, why: &str) -> ManifestError {
         let path = self.path.to_path_buf();
-        ManifestError::Damaged { path, line: self.number, why: why.to_owned() }
+        ManifestError::Damaged {
+            path,
+            line: self.number,
+            why: grayfin_types::cut(why).into_owned(),
+        }
     }
 }
 

@@ -12,7 +12,7 @@ pub mod ports;
 mod session;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -42,6 +42,9 @@ const BACK_OFF_MAX: Duration = Duration::from_secs(2);
 
 /// Coordinators send each other's addresses; more than this many are no group of theirs.
 const ADDRESSES_MAX: usize = 16;
+
+/// Different reasons for a missing session that are told.
+const TOLD_MAX: usize = 32;
 
 /// Passing reports that wait for the session; more are dropped.
 const PASSING_MAX: usize = 256;
@@ -218,8 +221,9 @@ struct Dialler {
     /// Redirects since the last session that worked; bounded, lest two send us round for ever.
     hops: u32,
     pause: Duration,
-    /// The loss was told already.
-    silent: bool,
+    /// Why it is not connected, as far as it was told: each reason once, for a refusal after a
+    /// coordinator that was away is news.
+    told: BTreeSet<String>,
 }
 
 impl Dialler {
@@ -231,7 +235,7 @@ impl Dialler {
             hint: None,
             hops: 0,
             pause: BACK_OFF_MIN,
-            silent: false,
+            told: BTreeSet::new(),
         }
     }
 
@@ -266,7 +270,7 @@ impl Dialler {
             }
             Ended::Broken { worked: true, why } => {
                 tracing::warn!(address, why, "the link to the coordinator broke");
-                self.silent = false;
+                self.told.clear();
                 self.hops = 0;
                 self.pause = BACK_OFF_MIN;
                 self.hint = Some(address.to_owned());
@@ -276,9 +280,9 @@ impl Dialler {
                 self.slower();
             }
             Ended::Broken { worked: false, why } => {
-                if !self.silent {
-                    tracing::warn!(address, why, "cannot reach the coordinator; trying on");
-                    self.silent = true;
+                if self.told.len() < TOLD_MAX && !self.told.contains(&why) {
+                    tracing::warn!(address, why, "no session with the coordinator; trying on");
+                    self.told.insert(why);
                 }
                 self.slower();
             }

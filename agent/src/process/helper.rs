@@ -210,14 +210,15 @@ impl Helper {
 
 /// Beginning and end of what was said.
 #[derive(Debug, Default)]
-struct Words {
+pub struct Words {
     head: Vec<u8>,
     tail: Vec<u8>,
     left_out: u64,
 }
 
 impl Words {
-    fn push(&mut self, bytes: &[u8]) {
+    /// Takes in what was said next.
+    pub fn push(&mut self, bytes: &[u8]) {
         let room = HEAD_BYTES_MAX.saturating_sub(self.head.len()).min(bytes.len());
         let (first, rest) = bytes.split_at(room);
         self.head.extend_from_slice(first);
@@ -227,7 +228,8 @@ impl Words {
         self.tail.drain(..surplus);
     }
 
-    fn text(&self) -> String {
+    /// Returns what was said as plain text, the middle of too much left out.
+    pub fn text(&self) -> String {
         let mut text = plain(&String::from_utf8_lossy(&self.head));
         if self.left_out > 0 {
             text.push_str(&format!("\n… {} bytes left out …\n", self.left_out));

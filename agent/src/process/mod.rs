@@ -25,7 +25,7 @@ mod procfs;
 pub mod signal;
 pub mod units;
 
-pub use helper::{Helper, HelperOutcome, Scope};
+pub use helper::{Helper, HelperOutcome, Scope, Words};
 pub use how::{HowRun, Owner};
 pub use identity::{Presence, identify, presence};
 pub use procfs::boot_id;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use grayfin_agent_core::{
     Body, Entry, State,
     entry::{Authority, Event, Order, Task},
-    fence::{self, Promise, Standing, Verdict},
+    fence::{self, Promise, Verdict},
     report,
     sequence::{self, Action, Checked, Outcome, Seen, Success},
     state::Failure,
@@ -14,6 +14,7 @@ use grayfin_agent_core::{
 use grayfin_coordinator_core::state::OrderKind;
 use grayfin_types::{
     Code, Incarnation, OrderNumber, Term, Token,
+    raise::Raise,
     step::{Happened, Step},
 };
 
@@ -245,11 +246,18 @@ impl Agents {
 
     fn welcome(&self, life: &mut Life, incarnation: u8, term: u8) -> Reply {
         let by = authority(incarnation, term);
-        match fence::authority(&life.state, &by) {
-            Ok(Standing::Known) => Reply::Welcome(true),
-            Ok(Standing::Higher) => {
-                Reply::Welcome(life.write(Body::Raised { authority: by }, self.exact))
-            }
+        // A declared restore comes with an operator's signed act; a clone has nothing to show.
+        let raise = (incarnation > 1).then(|| Raise {
+            group: GROUP.to_owned(),
+            from: Incarnation(u64::from(incarnation).saturating_sub(1)),
+            to: Incarnation(incarnation.into()),
+            act: "restore".to_owned(),
+            reason: String::new(),
+            at_ms: 0,
+        });
+        match fence::welcome(&life.state, &by, 0, raise.as_ref()) {
+            Ok(None) => Reply::Welcome(true),
+            Ok(Some(news)) => Reply::Welcome(life.write(news, self.exact)),
             Err(_) => Reply::Welcome(false),
         }
     }

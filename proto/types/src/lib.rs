@@ -26,3 +26,16 @@ pub use version::DdbVersion;
 
 /// The form of the JSON documents; a reader refuses a larger one.
 pub const SCHEMA: u32 = 1;
+
+/// The most bytes of foreign text that an error carries along: enough to find the place, and not so
+/// much that an input of megabytes fills terminal, ledger and event log with itself.
+pub const FOREIGN_MAX: usize = 500;
+
+/// Cuts foreign text to [`FOREIGN_MAX`] bytes for an error.
+pub fn cut(text: &str) -> std::borrow::Cow<'_, str> {
+    if text.len() <= FOREIGN_MAX {
+        return text.into();
+    }
+    let head = text.get(..text.floor_char_boundary(FOREIGN_MAX)).unwrap_or_default();
+    format!("{head}…").into()
+}

@@ -1,0 +1,4 @@
+//! See `integration-tests/hostile`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| hostile::run("credentials", bytes));
