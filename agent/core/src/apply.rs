@@ -9,6 +9,7 @@ use grayfin_types::{
 
 use crate::{
     entry::{Answer, Authority, Body, Entry, Event, Order, StagingEvent, Task},
+    mutation,
     state::{
         CanaryTask, Cluster, Failure, Hold, Phase, Progress, Staging, StagingState, State, Wanted,
     },
@@ -81,7 +82,9 @@ impl State {
         if now.group != to.group {
             return Err(format!("group `{}` after group `{}`", to.group, now.group));
         }
-        if (to.incarnation, to.term) < (now.incarnation, now.term) {
+        if (to.incarnation, to.term) < (now.incarnation, now.term)
+            && !mutation::is("s2-older-authority")
+        {
             return Err("an older authority after a newer one".to_owned());
         }
         if to.incarnation > now.incarnation {
@@ -93,16 +96,20 @@ impl State {
     }
 
     fn promised(&mut self, token: Token, authority: &Authority) -> Result<(), String> {
-        if let Some(hold) = &self.hold {
+        if let Some(hold) = &self.hold
+            && !mutation::is("s1-promise-while-held")
+        {
             return Err(format!("a promise while hold {} is open", hold.token));
         }
         self.raise(authority)?;
-        self.floor = self.floor.max(token);
+        if !mutation::is("s2-forgets-promise") {
+            self.floor = self.floor.max(token);
+        }
         Ok(())
     }
 
     fn ordered(&mut self, order: &Order, answer: &Answer, boot_id: &str) -> Result<(), String> {
-        if order.number <= self.last_order(&order.cluster) {
+        if order.number <= self.last_order(&order.cluster) && !mutation::is("s8-order-twice") {
             return Err(format!("order {} after a later one", order.number));
         }
         if answer.accepted {
@@ -122,13 +129,18 @@ impl State {
         let own = self.hold.as_ref().filter(|h| h.token == order.token);
         match &order.task {
             Task::Run { .. } if self.hold.is_some() => Err("a second hold".to_owned()),
-            Task::Run { .. } if order.token <= self.floor => {
+            Task::Run { .. }
+                if order.token <= self.floor && !mutation::is("s2-takes-promised-token") =>
+            {
                 Err(format!("token {} at floor {}", order.token, self.floor))
             }
             Task::Retry | Task::Undo | Task::Abort if own.is_none() => {
                 Err(format!("token {} is not open", order.token))
             }
-            Task::Undo if own.is_some_and(|h| h.first_start) => {
+            Task::Undo
+                if own.is_some_and(|h| h.first_start)
+                    && !mutation::is("s12-undo-after-first-start") =>
+            {
                 Err("an undo after the first start".to_owned())
             }
             Task::Close if self.hold.is_some() && own.is_none() && order.token > self.floor => {
@@ -333,7 +345,8 @@ impl Hold {
             }
             Event::Finished { step, .. } => {
                 self.expect(*step, Phase::Forward, |p| matches!(p, Progress::Begun(_)))?;
-                if *step == Step::Start && !self.first_start {
+                let unmarked = mutation::is("s12-no-first-start");
+                if *step == Step::Start && !self.first_start && !unmarked {
                     return Err("a start without the first-start intent".to_owned());
                 }
                 self.steps.insert(*step, Progress::Done);
@@ -341,7 +354,7 @@ impl Hold {
             Event::Failed { step, code, message } => self.failed(*step, *code, message)?,
             Event::UndoStarted { step, attempt } => {
                 self.expect(*step, Phase::Undoing, |p| p != Progress::Undone)?;
-                if self.first_start {
+                if self.first_start && !mutation::is("s12-undo-after-first-start") {
                     return Err("an undo after the first start".to_owned());
                 }
                 self.steps.insert(*step, Progress::UndoBegun(*attempt));
@@ -359,6 +372,9 @@ impl Hold {
             }
             Event::Captured { key, value } => {
                 // The first one counts (S10).
+                if mutation::is("s10-captures-again") {
+                    self.captured.insert(key.clone(), value.clone());
+                }
                 self.captured.entry(key.clone()).or_insert_with(|| value.clone());
             }
             Event::Journal { step, key, value } => {
@@ -422,7 +438,8 @@ impl Hold {
             }
         }
         self.failure = Some(Failure { step, code, message: message.to_owned() });
-        self.phase = if self.first_start { Phase::Stuck } else { Phase::Undoing };
+        let back = !self.first_start || mutation::is("s12-undo-after-first-start");
+        self.phase = if back { Phase::Undoing } else { Phase::Stuck };
         Ok(())
     }
 

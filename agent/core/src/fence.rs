@@ -8,6 +8,7 @@ use grayfin_types::{
 
 use crate::{
     entry::{Answer, Authority, Body, Order, Task},
+    mutation,
     state::{Hold, Phase, State},
 };
 
@@ -114,6 +115,7 @@ pub fn authority(state: &State, asked: &Authority) -> Result<Standing, Refusal> 
     }
     let (asked_at, known_at) = ((asked.incarnation, asked.term), (known.incarnation, known.term));
     match asked_at.cmp(&known_at) {
+        std::cmp::Ordering::Less if mutation::is("s2-older-authority") => Ok(Standing::Known),
         std::cmp::Ordering::Less => Err(stale(format!(
             "it comes from incarnation {} term {}, this host agent has seen incarnation {} term {}",
             asked.incarnation, asked.term, known.incarnation, known.term
@@ -133,7 +135,9 @@ pub fn promise(state: &State, asked: &Authority, cluster: &ClusterId, token: Tok
         let why = "token 0 is no token".to_owned();
         return Promise::Refuse(Refusal { code: Code::BadRequest, why });
     }
-    if let Some(hold) = &state.hold {
+    if let Some(hold) = &state.hold
+        && !mutation::is("s1-promise-while-held")
+    {
         let why = format!(
             "hold {} of cluster `{}` is open on this host ({})",
             hold.token,
@@ -155,10 +159,10 @@ pub fn order(state: &State, order: &Order, boot_id: &str) -> Verdict {
     }
     let last = state.cluster(&order.cluster).and_then(|c| c.last_order.as_ref());
     if let Some((number, answer)) = last {
-        if order.number == *number {
+        if order.number == *number && !mutation::is("s8-order-twice") {
             return Verdict::Repeat(answer.clone());
         }
-        if order.number < *number {
+        if order.number < *number && !mutation::is("s8-order-twice") {
             let why = format!("order {} comes after order {number} was taken", order.number);
             return Verdict::Refuse(stale(why));
         }
@@ -223,7 +227,7 @@ fn run(state: &State, order: &Order, plan: &grayfin_types::plan::Plan) -> Answer
         );
         return Answer::no(Code::HoldOpen, why);
     }
-    if order.token <= state.floor {
+    if order.token <= state.floor && !mutation::is("s2-takes-promised-token") {
         let why = format!(
             "token {} is closed or was promised away; tokens up to {} are refused",
             order.token, state.floor
@@ -265,7 +269,7 @@ fn retry(hold: &Hold) -> Answer {
 }
 
 fn undo(hold: &Hold) -> Answer {
-    if hold.first_start {
+    if hold.first_start && !mutation::is("s12-undo-after-first-start") {
         let why = "processes of the new version may have run on this host, and the first start rewrites metadata that the old version cannot read; the way is forward";
         return Answer::no(Code::UndoImpossible, why);
     }

@@ -9,6 +9,8 @@ use grayfin_types::{
     facts::{ClusterFacts, ClusterNode, NodeRole, Probe},
 };
 
+use crate::mutation;
+
 /// Scans are rationed: the next one comes 20 times as long after the last one as that took, and
 /// takes as long itself.
 const SCAN_RATION: u64 = 21;
@@ -78,7 +80,8 @@ fn controllers(nodes: &[ClusterNode], gone: &Set<'_>, alive: &Set<'_>) -> Result
     let all: Vec<&NodeAlias> = of_role(nodes, NodeRole::Controller);
     let stay = all.iter().filter(|alias| alive.contains(*alias)).count();
     // A host without one takes none down; that there is a leader was seen.
-    if stay * 2 <= all.len() && all.iter().any(|alias| gone.contains(alias)) {
+    let sound = stay * 2 > all.len() || mutation::is("s4-controllers-unchecked");
+    if !sound && all.iter().any(|alias| gone.contains(alias)) {
         let silent: Vec<String> = all
             .iter()
             .filter(|alias| !alive.contains(*alias) && !gone.contains(*alias))
@@ -125,7 +128,8 @@ fn chunks(question: &Question<'_>, alive: &Set<'_>) -> Result<u64, Refusal> {
         return Err(refuse(Code::FactUnknown, why));
     }
     for placement in &chunks.placements {
-        if !placement.current_on.iter().any(|alias| alive.contains(alias)) {
+        let kept = placement.current_on.iter().any(|alias| alive.contains(alias));
+        if !kept && !mutation::is("s4-replicas-unchecked") {
             let why = format!(
                 "chunk `{}` ({} like it) would have no current replica on a live node of another host",
                 placement.example, placement.chunks

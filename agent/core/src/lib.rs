@@ -18,6 +18,7 @@ pub mod entry;
 pub mod fence;
 pub mod guard;
 pub mod limits;
+pub mod mutation;
 pub mod report;
 pub mod sequence;
 pub mod staging;

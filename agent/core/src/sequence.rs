@@ -10,6 +10,7 @@ use grayfin_types::{
 
 use crate::{
     entry::Event,
+    mutation,
     state::{Failure, Hold, Phase, Progress},
 };
 
@@ -167,7 +168,10 @@ fn checked_step(hold: &Hold, step: Step, found: &Checked) -> Action {
     }
     // Also a step that is done already gets its intent, so that undoing it is thought of.
     let mut intents = vec![Event::Started { step, attempt }];
-    if step == Step::Start && !hold.first_start {
+    if step == Step::Upgrade && mutation::is("s8-acts-before-it-writes") {
+        intents.clear();
+    }
+    if step == Step::Start && !hold.first_start && !mutation::is("s12-no-first-start") {
         intents.push(Event::FirstStart);
     }
     Action::Run { intents, step, already, attempt }

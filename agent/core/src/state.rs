@@ -9,7 +9,10 @@ use grayfin_types::{
 };
 use serde_json::Value;
 
-use crate::entry::{Answer, Authority};
+use crate::{
+    entry::{Answer, Authority},
+    mutation,
+};
 
 /// Everything that a host agent knows durably.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -203,7 +206,8 @@ impl Hold {
 
     /// Returns the first step, in order, that is not done.
     pub fn current(&self) -> Option<Step> {
-        Step::ALL.into_iter().find(|step| !self.done(*step))
+        let left_out = |step: Step| step == Step::Backup && mutation::is("s6-swap-without-backup");
+        Step::ALL.into_iter().find(|step| !self.done(*step) && !left_out(*step))
     }
 
     /// Tells whether an operator's wish makes the sequence turn round now (Commitment).
@@ -211,6 +215,7 @@ impl Hold {
         self.phase == Phase::Forward
             && match self.wanted {
                 Wanted::Nothing => false,
+                Wanted::Abort if mutation::is("commitment-abort-goes-on") => false,
                 Wanted::Abort => !self.first_start && !self.begun(Step::Upgrade),
                 Wanted::Undo => !self.first_start,
             }

@@ -9,6 +9,7 @@ use grayfin_types::{
 use crate::{
     cmd::{Cmd, GoDecided},
     gates::{self, FIRST_GO, GO, Input, Moment, reason},
+    mutation,
     state::{Hold, HoldStage, Rollout, State},
     view::View,
 };
@@ -85,6 +86,7 @@ fn judge(
 ) -> Vec<Reason> {
     match rollout.state {
         RolloutState::Running | RolloutState::Paused => {}
+        RolloutState::Aborting if mutation::is("commitment-go-while-aborting") => {}
         RolloutState::Aborting => {
             let remedy = "the host agent brings back what it stopped";
             let host = ask.host.to_string();

@@ -23,6 +23,7 @@ pub mod gates;
 pub mod go;
 pub mod hold;
 pub mod invariant;
+pub mod mutation;
 pub mod order;
 pub mod plan;
 pub mod state;

@@ -4,26 +4,18 @@
 //! can end before and after every write and in the middle of every action.
 
 use grayfin_agent_core::{
-    Body, Entry, Hold, State,
-    entry::{Authority, Event, Order},
-    fence::{self, Promise, Verdict},
-    fold, report,
-    sequence::{self, Action, Checked, Outcome, Seen, Success},
-    staging,
-    state::{CanaryTask, Failure},
+    Body, Entry, Hold, State, fold, report,
+    sequence::{Checked, Outcome, Success},
+    state::Failure,
 };
-use grayfin_coordinator_core::cmd::{CanaryReported, OrderAnswered, PromiseAnswered};
-use grayfin_types::{Code, Generation, HostId, LedgerId, OrderNumber, Token, step::Step};
+use grayfin_types::{Code, Generation, HostId, LedgerId, OrderNumber, step::Step};
 
 use crate::{
     canary::Writer,
-    facts::{Blur, cluster_id},
+    facts::Blur,
     message::{FromHost, Happening},
     world::World,
 };
-
-/// Open work waits so long after a start for a coordinator's word about the ledger.
-const RESUME_WAIT_MS: u64 = 300;
 
 /// What the coordinators say about the ledger (S8).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -338,134 +330,14 @@ impl World {
         self.wake(h, 5);
     }
 
-    /// One turn of the runner.
-    pub(crate) fn turn(&mut self, h: usize) {
-        self.agents[h].woken = false;
-        if self.agents[h].trust == Trust::Amnesic {
-            return;
-        }
-        if self.agents[h].call.is_some() {
-            self.go_on(h);
-            return;
-        }
-        let agent = &self.agents[h];
-        let since = self.now_ms.saturating_sub(agent.began_ms);
-        if agent.resumes && agent.trust == Trust::Unknown && since < RESUME_WAIT_MS {
-            self.wake(h, 50);
-            return;
-        }
-        self.canary_turn(h);
-        if self.agents[h].up && !self.staging_turn(h) && self.agents[h].up {
-            self.sequence_turn(h);
-        }
-    }
-
-    fn canary_turn(&mut self, h: usize) {
-        let cluster = cluster_id();
-        let Some(known) = self.agents[h].state.cluster(&cluster) else { return };
-        let (start, owed) = (known.canary.clone(), known.canary_owed.clone());
-        for (number, task) in owed {
-            if self.agents[h].writer.answered.contains_key(&number) {
-                continue;
-            }
-            let (order, status) = match task {
-                CanaryTask::Stop(order) => {
-                    let status = self.agents[h].writer.status(&order.rollout, &self.cluster);
-                    self.agents[h].writer.stop();
-                    (order, status)
-                }
-                CanaryTask::Check(order) => {
-                    let status = self.agents[h].writer.check(&order.rollout, &self.cluster);
-                    (order, status)
-                }
-            };
-            let report = CanaryReported {
-                rollout: order.rollout,
-                host: self.agents[h].id.clone(),
-                epoch: order.epoch,
-                order: number,
-                status,
-            };
-            self.agents[h].writer.answered.insert(number, report.clone());
-            self.tell(h, FromHost::Canary(report));
-        }
-        if let Some((number, order)) = start
-            && self.agents[h].writer.runs != Some(number)
-        {
-            self.agents[h].writer.start(number, &order);
-        }
-    }
-
-    fn staging_turn(&mut self, h: usize) -> bool {
-        let cluster = cluster_id();
-        let Some(now) = self.agents[h].state.cluster(&cluster).and_then(|c| c.staging.clone())
-        else {
-            return false;
-        };
-        let done = self.agents[h].staged.take().filter(|(number, _)| *number == now.number);
-        let action = staging::next(&now, done.as_ref().map(|(_, outcome)| outcome));
-        let write = |event| Body::Staging { cluster: cluster.clone(), number: now.number, event };
-        match action {
-            staging::Action::Rest => false,
-            staging::Action::Write(event) => {
-                self.append(h, write(event));
-                true
-            }
-            staging::Action::Run { intent, .. } => {
-                match self.append(h, write(intent)) {
-                    Written::Yes => self.begin(h, What::Stage, Step::Stage, false, now.number),
-                    // No room: looked at again when there is.
-                    Written::Full => self.wake(h, 100),
-                    Written::Illegal | Written::Died => {}
-                }
-                true
-            }
-        }
-    }
-
-    fn sequence_turn(&mut self, h: usize) {
-        let boot = self.boot(h);
-        let agent = &mut self.agents[h];
-        let outcome = agent.outcome.take();
-        let Some(hold) = agent.state.hold.as_ref() else { return };
-        let token = hold.token;
-        let action = sequence::next(hold, &Seen { boot_id: &boot, outcome });
-        match action {
-            Action::Rest => {}
-            Action::Write(event) => {
-                if self.append(h, Body::Sequence { token, event }) == Written::Illegal {
-                    self.wake(h, 1);
-                }
-            }
-            Action::Check(step) => self.begin(h, What::Check, step, false, OrderNumber(0)),
-            Action::Run { intents, step, already, .. } => {
-                if self.intents(h, token, intents) {
-                    self.begin(h, What::Run, step, already, OrderNumber(0));
-                }
-            }
-            Action::Undo { intent, step, .. } => {
-                if self.intents(h, token, vec![intent]) {
-                    self.begin(h, What::Undo, step, false, OrderNumber(0));
-                }
-            }
-        }
-    }
-
-    fn intents(&mut self, h: usize, token: Token, intents: Vec<Event>) -> bool {
-        for event in intents {
-            match self.append(h, Body::Sequence { token, event }) {
-                Written::Yes => {}
-                Written::Illegal | Written::Full => {
-                    self.wake(h, 1);
-                    return false;
-                }
-                Written::Died => return false,
-            }
-        }
-        true
-    }
-
-    fn begin(&mut self, h: usize, what: What, step: Step, already: bool, order: OrderNumber) {
+    pub(crate) fn begin(
+        &mut self,
+        h: usize,
+        what: What,
+        step: Step,
+        already: bool,
+        order: OrderNumber,
+    ) {
         if what != What::Run && what != What::Stage {
             // Settle: what an earlier life started is ended before anything is judged.
             self.cluster.hosts[h].helper_until = None;
@@ -508,83 +380,6 @@ impl World {
             }
         }
         self.wake(h, 1);
-    }
-
-    /// Answers a promise request.
-    pub(crate) fn asked_to_promise(&mut self, h: usize, by: &Authority, token: Token) {
-        let amnesic = self.agents[h].trust == Trust::Amnesic;
-        let cluster = cluster_id();
-        let decided = if amnesic {
-            Err((Code::AgentAmnesic, "an old copy".to_owned()))
-        } else {
-            match fence::promise(&self.agents[h].state, by, &cluster, token) {
-                Promise::Record(body) => match self.append(h, body) {
-                    Written::Yes => Ok(()),
-                    Written::Full => Err((Code::DiskTooSmall, "no room".to_owned())),
-                    Written::Illegal => Err((Code::Internal, "it does not fit".to_owned())),
-                    Written::Died => return,
-                },
-                Promise::Already => Ok(()),
-                Promise::Refuse(refusal) => Err((refusal.code, refusal.why)),
-            }
-        };
-        if decided.is_err() {
-            self.tally.note("promise refused");
-        }
-        let (code, why) = decided.as_ref().err().cloned().unzip();
-        self.tell(
-            h,
-            FromHost::Promise(PromiseAnswered {
-                host: self.agents[h].id.clone(),
-                cluster,
-                token,
-                promised: decided.is_ok(),
-                code,
-                why: why.unwrap_or_default(),
-                ledger_position: self.agents[h].state.position,
-            }),
-        );
-    }
-
-    /// Answers an order.
-    pub(crate) fn ordered(&mut self, h: usize, order: &Order) {
-        let no = |code, why: String| grayfin_agent_core::entry::Answer::no(code, why);
-        let answer = if self.agents[h].trust == Trust::Amnesic {
-            no(Code::AgentAmnesic, "an old copy".to_owned())
-        } else {
-            let boot = self.boot(h);
-            match fence::order(&self.agents[h].state, order, &boot) {
-                Verdict::Record(body, answer) => match self.append(h, *body) {
-                    Written::Yes => answer,
-                    Written::Full => no(Code::DiskTooSmall, "no room for the ledger".to_owned()),
-                    Written::Illegal => no(Code::Internal, "it does not fit".to_owned()),
-                    Written::Died => return,
-                },
-                Verdict::Repeat(answer) => {
-                    self.tally.note("order came twice");
-                    answer
-                }
-                Verdict::Refuse(refusal) => {
-                    self.tally.note("stale order refused");
-                    no(refusal.code, refusal.why)
-                }
-            }
-        };
-        self.say(|w| format!("{} answers order {}: {answer:?}", w.agents[h].id, order.number));
-        self.tell(
-            h,
-            FromHost::Answer(OrderAnswered {
-                host: self.agents[h].id.clone(),
-                cluster: order.cluster.clone(),
-                number: order.number,
-                token: order.token,
-                accepted: answer.accepted,
-                code: answer.code,
-                why: answer.why,
-                ledger_position: self.agents[h].state.position,
-                state: answer.state,
-            }),
-        );
     }
 
     /// The machine's boot id, now.

@@ -7,7 +7,7 @@ use grayfin_agent_core::{
 use grayfin_coordinator_core::{
     Cmd, Response,
     cmd::Action,
-    state::{CanaryPhase, CloseAs, HoldStage, Rollout},
+    state::{CanaryPhase, HoldStage, Rollout},
 };
 use grayfin_types::{
     HostId, RolloutId, Token,
@@ -34,7 +34,6 @@ const GO_FRESH_MS: u64 = 200;
 pub(crate) struct Before {
     hold: Option<(Token, HostId, HoldStage)>,
     state: Option<RolloutState>,
-    close_as: Option<CloseAs>,
 }
 
 impl World {
@@ -42,11 +41,9 @@ impl World {
         let state = &self.groups[g].state;
         let active = state.active(&cluster_id());
         let hold = state.holds.get(&cluster_id());
-        let run = hold.and_then(|h| active?.host(&h.host));
         Before {
             hold: hold.map(|h| (h.token, h.host.clone(), h.stage)),
             state: active.map(|r| r.state),
-            close_as: run.and_then(|r| r.close_as.clone()),
         }
     }
 
@@ -60,6 +57,11 @@ impl World {
         {
             self.judge_hold_ended(cmd, *token, host);
         }
+        if let (Cmd::Go(decided), Response::Go { allowed: true, .. }) = (cmd, answer) {
+            let state = self.groups[g].state.rollouts.get(&decided.rollout).map(|r| r.state);
+            let drives = matches!(state, Some(RolloutState::Running | RolloutState::Paused));
+            self.truth.expect("Commitment", drives, || format!("a go while it is {state:?}"));
+        }
         if *answer != Response::Done {
             return;
         }
@@ -67,8 +69,8 @@ impl World {
             Cmd::Grant { host, token, .. } => self.judge_grant(before, host, *token),
             Cmd::Close { host, .. } => self.judge_recovered(host),
             Cmd::Finish { rollout, ok: true, .. } => self.judge_success(g, rollout),
-            Cmd::Finish { .. }
-            | Cmd::Found { .. }
+            Cmd::Finish { .. } => self.tally.note("rollout ended without the new version"),
+            Cmd::Found { .. }
             | Cmd::Coordinators(_)
             | Cmd::RecordDebt { .. }
             | Cmd::OrderDebt { .. }
@@ -143,6 +145,8 @@ impl World {
             .cluster
             .of_host(h)
             .all(|n| self.cluster.nodes[n].version == version(crate::cluster::NEW));
+        // A look may have been just before.
+        let new = new || now_ms < self.chaos.old_version_ms + SEEN_MS;
         let memory = self.cluster.hosts[h].memory_there;
         let units = self.cluster.hosts[h].units_on == self.cluster.hosts[h].units_before;
         let lost = self.lost_rows();
@@ -158,7 +162,9 @@ impl World {
         self.truth.expect("S13", memory, || {
             format!("`{host}` is closed and what lived in its memory is not there")
         });
-        self.truth.expect("S10", units, || {
+        // An old copy that grew again has captured what an earlier life had changed already.
+        let old = self.truth.hosts[h].amnesic || self.truth.hosts[h].regrew;
+        self.truth.expect("S10", units || old, || {
             format!("`{host}` is closed and its units are not set as they were")
         });
         self.tally.note("host done");
@@ -179,16 +185,14 @@ impl World {
         if wrote && long { self.cluster.lost_rows } else { 0 }
     }
 
+    /// Every node runs the new version, except on hosts that an operator left out.
     fn judge_success(&mut self, g: usize, rollout: &RolloutId) {
-        let left_out: Vec<usize> = self.groups[g]
-            .state
-            .rollouts
-            .get(rollout)
-            .map(Rollout::left_out)
-            .unwrap_or_default()
-            .iter()
-            .filter_map(|host| self.host_index(host))
-            .collect();
+        let run = self.groups[g].state.rollouts.get(rollout);
+        let complete = run.is_some_and(|r| r.state == RolloutState::Succeeded);
+        let out = run.map(Rollout::left_out).unwrap_or_default();
+        let told = complete == out.is_empty();
+        self.truth.expect("S7", told, || format!("complete: {complete}, left out: {out:?}"));
+        let left_out: Vec<usize> = out.iter().filter_map(|host| self.host_index(host)).collect();
         let lost = self.lost_rows();
         self.truth.expect("S11", lost == 0, || format!("success, and {lost} rows are lost"));
         let old: Vec<_> = self
@@ -200,7 +204,7 @@ impl World {
             .map(|n| n.spec.alias.to_string())
             .collect();
         self.truth.expect("S7", old.is_empty(), || format!("success, and {old:?} are old"));
-        let what = if left_out.is_empty() { "rollout succeeded" } else { "rollout left hosts out" };
+        let what = if complete { "rollout succeeded" } else { "rollout ended without every host" };
         self.tally.note(what);
     }
 
@@ -210,7 +214,13 @@ impl World {
         let truth = &mut self.truth.hosts[h];
         truth.ledger_max = truth.ledger_max.max(position);
         match body {
-            Body::Promised { token, .. } => {
+            Body::Promised { token, authority, .. } => {
+                let new = (authority.incarnation.0, authority.term.0);
+                let old = std::cmp::max(truth.authority, new);
+                let older = old != new;
+                truth.authority = old;
+                self.truth.expect("S2", !older, || format!("a promise to {new:?} after {old:?}"));
+                let truth = &mut self.truth.hosts[h];
                 truth.promised = truth.promised.max(*token);
                 let open = truth.disturbed;
                 self.truth.expect("S2", open.is_none(), || {
@@ -219,15 +229,25 @@ impl World {
                 self.tally.note("promise given");
             }
             Body::Ordered { order, answer, .. } if answer.accepted => {
+                let new = (order.authority.incarnation.0, order.authority.term.0);
+                let truth = &mut self.truth.hosts[h];
+                let old = std::cmp::max(truth.authority, new);
+                truth.authority = old;
+                self.truth.expect("S2", old == new, || format!("{new:?} obeyed after {old:?}"));
                 let number = (self.agents[h].ledger(), order.number.0);
-                let again = !self.truth.hosts[h].orders.insert(number);
+                let truth = &mut self.truth.hosts[h];
+                // What an old copy took up before, and a clone does not know of, it cannot know.
+                let again = !truth.orders.insert(number) && !truth.amnesic && !truth.regrew;
                 self.truth.expect("S8", !again, || format!("order {} ran twice", order.number));
                 self.judge_order(h, before, &order.task, order.token);
             }
             Body::Sequence { token, event } => self.judge_event(h, before, *token, event),
+            Body::Raised { authority } | Body::Welcomed { authority, .. } => {
+                let new = (authority.incarnation.0, authority.term.0);
+                let truth = &mut self.truth.hosts[h];
+                truth.authority = std::cmp::max(truth.authority, new);
+            }
             Body::Made { .. }
-            | Body::Raised { .. }
-            | Body::Welcomed { .. }
             | Body::Ordered { .. }
             | Body::Staging { .. }
             | Body::CanaryAnswered { .. } => {}
@@ -246,6 +266,12 @@ impl World {
         }
         match task {
             Task::Run { .. } => {
+                // A number that restored coordinators gave again begins anew.
+                let truth = &mut self.truth.hosts[h];
+                truth.aborted = None;
+                if truth.first_start == Some(token) {
+                    truth.first_start = Some(Token(0));
+                }
                 self.truth.expect("S2", token > promised, || {
                     format!("token {token} is taken up after {promised} was promised away")
                 });
@@ -302,7 +328,8 @@ impl World {
             }
             Event::UndoStarted { step, .. } => {
                 let truth = &self.truth.hosts[h];
-                let started = truth.first_start == Some(token) && !truth.amnesic;
+                let old = truth.amnesic || truth.regrew;
+                let started = truth.first_start == Some(token) && !old;
                 self.truth
                     .expect("S12", !started, || format!("undo of `{step}` after first start"));
                 self.tally.note("undo begun");

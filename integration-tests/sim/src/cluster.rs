@@ -17,8 +17,6 @@ pub const OLD: &str = "2.00.8.10";
 pub const NEW: &str = "2.00.8.12";
 /// An election takes so long, in milliseconds of the simulation's scaled time.
 const ELECTION_MS: u64 = 250;
-/// A node that came up begins to recover after this.
-const RECOVERY_MS: u64 = 150;
 
 /// The software on a host's disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,6 +124,8 @@ pub struct Cluster {
     pub chunks: Vec<Chunk>,
     /// The leading DolphinDB controller.
     pub leader: Option<usize>,
+    /// A node that came up has recovered what it missed after this.
+    recovery_ms: u64,
     /// An election ends then.
     elect_at: Option<u64>,
     /// Number of elections.
@@ -191,7 +191,17 @@ impl Cluster {
             .collect();
         let machines = (0..hosts).map(|n| machine(n, dice.percent(50))).collect();
         let leader = Some(dice.index(3) * 3);
-        Self { nodes, hosts: machines, chunks, leader, elect_at: None, elections: 0, lost_rows: 0 }
+        let recovery_ms = if dice.percent(25) { dice.between(1_200, 2_200) } else { 150 };
+        Self {
+            nodes,
+            hosts: machines,
+            chunks,
+            leader,
+            recovery_ms,
+            elect_at: None,
+            elections: 0,
+            lost_rows: 0,
+        }
     }
 
     /// Returns the indices of a host's nodes.
@@ -359,7 +369,7 @@ impl Cluster {
             }
             for (node, version) in &mut chunk.replicas {
                 let ready = self.nodes[*node].up
-                    && now_ms.saturating_sub(self.nodes[*node].since_ms) >= RECOVERY_MS;
+                    && now_ms.saturating_sub(self.nodes[*node].since_ms) >= self.recovery_ms;
                 if ready {
                     *version = chunk.version;
                 }

@@ -304,6 +304,7 @@ impl World {
     }
 
     fn act_on_go(&mut self, h: usize, nodes: &[usize]) -> Flow {
+        self.strike(h);
         if let Err((code, why)) = self.guard_now(h) {
             return fail(code, &why);
         }
@@ -427,7 +428,9 @@ impl World {
                 if self.cluster.runs(h) {
                     return fail(Code::ProcessAppeared, "processes run while none may");
                 }
-                if self.cluster.hosts[h].rewritten && self.truth.hosts[h].amnesic {
+                let truth = &self.truth.hosts[h];
+                let old_ledger = truth.amnesic || truth.regrew;
+                if self.cluster.hosts[h].rewritten && old_ledger {
                     // The metadata is not what the backup's manifest says: an old ledger alone is not
                     // believed (the real executor compares every file).
                     self.tally.note("metadata refused an undo from an old ledger");

@@ -1,11 +1,16 @@
 //! What goes wrong, and when: drawn from the seed, until the last fault clears.
 
 use grayfin_agent_core::fold;
-use grayfin_coordinator_core::{Cmd, State};
-use grayfin_types::{Incarnation, facts::NodeRole, step::Step};
+use grayfin_coordinator_core::State;
+use grayfin_types::{facts::NodeRole, step::Step};
 
 use crate::{
-    agent::StepFault, dice::Dice, facts::Blur, group::Group, message::Happening, world::World,
+    agent::StepFault,
+    cluster::{NEW, OLD, Tree, version},
+    dice::Dice,
+    facts::Blur,
+    message::Happening,
+    world::World,
 };
 
 /// Where a process dies: `(writes to go, before the write)`.
@@ -26,7 +31,12 @@ pub struct Chaos {
     deaths: Vec<Death>,
     commit_death: Death,
     thawed: Vec<Option<u64>>,
-    backup: Option<State>,
+    /// A backup of the coordinators' state that was taken.
+    pub(crate) backup: Option<State>,
+    /// Somebody is to stop a node just before a down action.
+    pub strike: bool,
+    /// When a node began to answer with the old version.
+    pub old_version_ms: u64,
     /// When the cluster lost rows.
     pub rows_lost_ms: u64,
     /// Nothing is wrong by itself any more.
@@ -54,6 +64,8 @@ impl Chaos {
             commit_death: None,
             thawed: vec![None; 8],
             backup: None,
+            strike: false,
+            old_version_ms: 0,
             rows_lost_ms: 0,
             over: faults == 0,
         }
@@ -233,7 +245,26 @@ impl World {
     }
 
     fn fault_stopped_by_hand(&mut self) {
+        if self.dice.percent(60) {
+            self.chaos.strike = true;
+            return;
+        }
+        self.stop_by_hand(None);
+    }
+
+    /// A node of another host is stopped by hand just before a down action, if that was drawn.
+    pub(crate) fn strike(&mut self, h: usize) {
+        if std::mem::take(&mut self.chaos.strike) && !self.chaos.over {
+            self.stop_by_hand(Some(h));
+            self.tally.note("node of another host stopped just before a down action");
+        }
+    }
+
+    fn stop_by_hand(&mut self, except: Option<usize>) {
         let node = self.dice.index(self.cluster.nodes.len());
+        if Some(self.cluster.nodes[node].host) == except {
+            return;
+        }
         let alias = self.cluster.nodes[node].spec.alias.clone();
         self.say(|_| format!("FAULT somebody stops {alias}"));
         self.cluster.gone(node, self.now_ms);
@@ -278,62 +309,9 @@ impl World {
             self.tally.note("ledger put back to an older copy");
         }
         self.truth.hosts[h].amnesic = true;
+        // What its old copy never saw, it cannot know.
+        self.truth.hosts[h].authority = (0, 0);
         self.say(|w| format!("FAULT ledger of {id} is {} long", w.agents[h].entries.len()));
-    }
-
-    /// The coordinators' state is put back from a backup, by an operator who says so.
-    fn fault_restored(&mut self) {
-        let Some(state) = self.chaos.backup.take() else {
-            self.chaos.backup = Some(self.groups[0].state.clone());
-            let after = self.dice.between(200, 4_000);
-            self.after(after, Happening::Fault);
-            return;
-        };
-        self.say(|_| "FAULT coordinators restored from a backup".to_owned());
-        self.tally.note("coordinators restored from a backup");
-        self.restore(state);
-    }
-
-    /// Puts a state in the place of the group's and raises the incarnation (S2).
-    pub(crate) fn restore(&mut self, state: State) {
-        let highest = self.groups.iter().map(|g| g.state.incarnation.0).max().unwrap_or(0);
-        for r in 0..self.groups[0].replicas.len() {
-            self.end_sessions_of(0, r);
-        }
-        let coordinators = self.groups[0].replicas.len();
-        self.groups[0] = Group::new(coordinators, state);
-        let group = self.groups[0].state.group.clone();
-        self.commit(0, Cmd::Found { group, incarnation: Incarnation(highest + 1) });
-        self.elect_soon(0);
-    }
-
-    /// A copy of the coordinators' machine is started beside it, and nobody says so.
-    fn fault_clone(&mut self) {
-        if self.groups.len() > 1 {
-            return;
-        }
-        let state = match self.chaos.backup.take() {
-            Some(state) if self.dice.percent(50) => state,
-            Some(_) | None => self.groups[0].state.clone(),
-        };
-        if state.group.is_empty() {
-            return;
-        }
-        self.say(|_| "FAULT a clone of the coordinators begins".to_owned());
-        self.tally.note("coordinators cloned");
-        self.groups.push(Group::new(1, state));
-        self.elect_soon(1);
-        let after = self.dice.between(500, 4_000);
-        self.after(after, Happening::CloneEnds);
-    }
-
-    pub(crate) fn end_clone(&mut self) {
-        if self.groups.len() > 1 && self.groups[1].alive {
-            self.say(|_| "the clone ends".to_owned());
-            self.end_sessions_of(1, 0);
-            self.groups[1].alive = false;
-            self.groups[1].leader = None;
-        }
     }
 
     fn fault_blur(&mut self) {
@@ -365,7 +343,8 @@ impl World {
     }
 
     fn fault_rare(&mut self, h: usize) {
-        match self.dice.roll(5) {
+        match self.dice.roll(7) {
+            5 | 6 => self.fault_version(),
             0 => {
                 self.chaos.skew[h] =
                     i64::try_from(self.dice.roll(14_400_000)).unwrap_or(0) - 7_200_000;
@@ -403,6 +382,26 @@ impl World {
         }
     }
 
+    /// A node of a host that is up again answers with the old version.
+    fn fault_version(&mut self) {
+        let up = |h: &usize| {
+            self.cluster.hosts[*h].tree == Tree::New
+                && self.truth.hosts[*h].disturbed.is_some()
+                && self.cluster.all_up(*h)
+        };
+        let Some(h) = (0..self.agents.len()).find(up) else {
+            // Its time comes.
+            self.after(150, Happening::Fault);
+            return;
+        };
+        let first = self.cluster.of_host(h).next();
+        if let Some(node) = first {
+            self.cluster.nodes[node].version = version(OLD);
+            self.chaos.old_version_ms = self.now_ms;
+            self.tally.note("node answers with the old version");
+        }
+    }
+
     /// The last fault clears.
     pub(crate) fn calm(&mut self) {
         if self.chaos.over || self.now_ms < self.chaos.until_ms + 200 {
@@ -427,6 +426,9 @@ impl World {
         for node in &mut self.cluster.nodes {
             node.deaf = false;
             node.dud_starts = 0;
+            if node.up && self.cluster.hosts[node.host].tree == Tree::New {
+                node.version = version(NEW);
+            }
         }
     }
 }

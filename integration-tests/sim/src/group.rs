@@ -329,6 +329,7 @@ impl World {
 
     /// A request for a go reached the leader.
     pub(crate) fn go_asked(&mut self, g: usize, r: usize, h: usize, ask: Ask) {
+        self.abort_at_a_bad_moment();
         let until = self.now_ms + GO_WAITS_MS;
         self.groups[g].replicas[r].gos.push((ask, h, until));
         self.hurry(g, r);

@@ -5,18 +5,18 @@ use grayfin_coordinator_core::{
     Cmd, Response,
     cmd::{Action, Control, Start},
     explain::explain,
-    hold, plan,
+    plan,
     state::HoldStage,
 };
 use grayfin_types::{
-    HostId, RolloutId, Token,
+    RolloutId, Token,
     gate::Reason,
     plan::{CanarySpec, PauseAfter, PlanRequest, Policy, UpgradeMode},
     status::RolloutState,
 };
 
 use crate::{
-    cluster::{NEW, OLD, Tree, version},
+    cluster::{NEW, OLD, version},
     dice::Dice,
     facts::cluster_id,
     group::hasher,
@@ -38,9 +38,12 @@ pub struct Operator {
     requests: u64,
     /// Welcomes refused because of an older authority, since the last look.
     pub refused: u64,
-    refusals: u32,
-    gone: Vec<usize>,
-    readmitted: Vec<usize>,
+    /// Looks that saw any, one after the other.
+    pub(crate) refusals: u32,
+    /// Hosts attested as powered off.
+    pub(crate) gone: Vec<usize>,
+    /// Hosts readmitted with a new ledger.
+    pub(crate) readmitted: Vec<usize>,
     /// The same state was seen so often.
     stuck: u32,
     last: Option<(RolloutId, RolloutState, u64)>,
@@ -176,7 +179,7 @@ impl World {
         }
     }
 
-    fn control(&mut self, id: &RolloutId, action: Action) -> Option<Response> {
+    pub(crate) fn control(&mut self, id: &RolloutId, action: Action) -> Option<Response> {
         self.operator.requests += 1;
         let control = Control {
             request_id: format!("control-{}", self.operator.requests),
@@ -212,8 +215,32 @@ impl World {
                 (Action::BreakHold { token }, "operator broke a hold")
             }
         };
+        let named = match &action {
+            Action::BreakHold { token } => Some(*token),
+            Action::Pause
+            | Action::Resume
+            | Action::Abort
+            | Action::Retry
+            | Action::Skip { .. }
+            | Action::RollbackHost
+            | Action::AttestPoweredOff { .. } => None,
+        };
         if self.control(id, action) == Some(Response::Done) {
             self.tally.note(what);
+            self.truth.expect("S3", named.is_none() || named == hold, || {
+                format!("a break of {named:?} worked while {hold:?} was open")
+            });
+        }
+    }
+
+    /// A go is just being asked for.
+    pub(crate) fn abort_at_a_bad_moment(&mut self) {
+        let rash = !self.chaos.over && self.operator.rash > 0 && self.dice.percent(5);
+        let active = self.groups[0].state.active(&cluster_id()).map(|r| r.id.clone());
+        if let Some(id) = active.filter(|_| rash)
+            && self.control(&id, Action::Abort) == Some(Response::Done)
+        {
+            self.tally.note("operator aborted while a go was asked for");
         }
     }
 
@@ -305,147 +332,9 @@ impl World {
         }
     }
 
-    fn restore_memory(&mut self) {
+    pub(crate) fn restore_memory(&mut self) {
         for host in &mut self.cluster.hosts {
             host.memory_there = true;
-        }
-    }
-
-    /// People start what they stopped, attest what is dead, readmit what is amnesic.
-    fn mend_hosts(&mut self) {
-        for h in 0..self.agents.len() {
-            let id = self.agents[h].id.clone();
-            if self.cluster.hosts[h].dead {
-                self.attest(h, &id);
-                continue;
-            }
-            let amnesic = self.groups[0].state.hosts.get(&id).is_some_and(|e| e.amnesic.is_some());
-            if amnesic || self.holds_unknown(h) {
-                self.readmit(h);
-                continue;
-            }
-            let free = self.hold(h).is_none() && self.truth.hosts[h].disturbed.is_none();
-            if free && !self.cluster.all_up(h) && self.cluster.hosts[h].on {
-                for node in self.cluster.of_host(h).collect::<Vec<_>>() {
-                    self.cluster.start(node, self.now_ms + 50);
-                }
-                self.tally.note("nodes started by people");
-            }
-            let broken = self.groups[0].state.broken.iter().find(|b| b.host == id && !b.settled);
-            if let Some(rollout) = broken.map(|b| b.rollout.clone())
-                && self.dice.percent(30)
-                && self.control(&rollout, Action::Abort) == Some(Response::Done)
-            {
-                self.tally.note("remedy: abort of a broken hold");
-            }
-        }
-        if self.groups[0].state.active(&cluster_id()).is_none() {
-            self.restore_memory();
-            self.cluster.lost_rows = 0;
-        }
-    }
-
-    /// Tells whether a hold is open at a host that the coordinators, whose state was restored, know
-    /// nothing of: nobody can close it any more.
-    fn holds_unknown(&self, h: usize) -> bool {
-        let state = &self.groups[0].state;
-        let Some(token) = self.agents[h].state.open_hold() else { return false };
-        let held = state.holds.values().any(|hold| hold.token == token);
-        let broken = state.broken.iter().any(|broken| broken.token == token);
-        let known = held
-            || broken
-            || state.rollouts.values().any(|r| {
-                !r.state.is_final()
-                    && r.host(&self.agents[h].id).is_some_and(|run| run.token == Some(token))
-            });
-        !known && self.agents[h].session.is_some()
-    }
-
-    fn attest(&mut self, h: usize, id: &HostId) {
-        let known = self.groups[0].state.hosts.get(id);
-        if known.is_none_or(|e| e.gone.is_some()) {
-            return;
-        }
-        let Some(rollout) = self.groups[0].state.newest(None).map(|r| r.id.clone()) else {
-            return;
-        };
-        let hold = self.groups[0].state.holds.get(&cluster_id());
-        let held = hold.filter(|x| &x.host == id && x.stage != HoldStage::Asking).map(|x| x.token);
-        if let Some(token) = held {
-            if self.control(&rollout, Action::BreakHold { token }) == Some(Response::Done) {
-                self.tally.note("hold of a dead host broken");
-            }
-            return;
-        }
-        let Some(token) = hold::tokens_of(&self.groups[0].state, id).last().copied() else {
-            return;
-        };
-        let action = Action::AttestPoweredOff { host: id.clone(), token };
-        if self.control(&rollout, action) == Some(Response::Done) {
-            self.tally.note("dead host attested");
-            self.operator.gone.push(h);
-            self.truth.hosts[h].disturbed = None;
-        }
-    }
-
-    /// The host's state is proven by a person, then it is enrolled anew with an empty ledger (S8).
-    fn readmit(&mut self, h: usize) {
-        let id = self.agents[h].id.clone();
-        let held = self.groups[0].state.holds.get(&cluster_id());
-        if let Some(held) = held.filter(|x| x.host == id && x.stage != HoldStage::Asking) {
-            let (token, rollout) = (held.token, held.rollout.clone());
-            if self.control(&rollout, Action::BreakHold { token }) == Some(Response::Done) {
-                self.tally.note("hold of an amnesic host broken");
-            }
-            return;
-        }
-        let host = &mut self.cluster.hosts[h];
-        host.interlock = false;
-        host.units_on = host.units_before;
-        host.helper_until = None;
-        if host.tree == Tree::Half {
-            host.tree = if host.rewritten { Tree::New } else { Tree::Old };
-        }
-        if !self.cluster.all_up(h) {
-            for node in self.cluster.of_host(h).collect::<Vec<_>>() {
-                // A person may start the new version: that it is proven is the point.
-                if self.cluster.hosts[h].tree == Tree::New {
-                    self.truth.hosts[h].first_start.get_or_insert(Token(0));
-                }
-                self.cluster.start(node, self.now_ms + 20);
-            }
-            return;
-        }
-        if self.hold(h).is_some() {
-            self.tally.note("hold that nobody knows ended by readmission");
-        }
-        self.kill_agent(h);
-        let agent = &mut self.agents[h];
-        agent.generation += 1;
-        agent.new_ledger();
-        let truth = &mut self.truth.hosts[h];
-        truth.amnesic = false;
-        truth.disturbed = None;
-        truth.promised = Token(0);
-        self.operator.readmitted.push(h);
-        self.say(|_| format!("{id} is readmitted"));
-        self.tally.note("amnesic host readmitted");
-    }
-
-    /// Host agents that refuse an older authority show that the group was cloned: its incarnation is
-    /// raised by an operator's act (S2).
-    fn mend_coordinators(&mut self) {
-        if self.operator.refused == 0 {
-            self.operator.refusals = 0;
-            return;
-        }
-        self.operator.refused = 0;
-        self.operator.refusals += 1;
-        if self.operator.refusals >= 3 {
-            self.operator.refusals = 0;
-            let state = self.groups[0].state.clone();
-            self.restore(state);
-            self.tally.note("remedy: incarnation raised");
         }
     }
 

@@ -25,6 +25,12 @@ pub struct Outcome {
     pub trace: Vec<String>,
 }
 
+/// Returns the one command that runs a seed again with everything that happens.
+pub fn replay_command(seed: u64, mutation: Option<&str>) -> String {
+    let mutation = mutation.map_or_else(String::new, |name| format!(" --mutation {name}"));
+    format!("cargo sim run --seed {seed}{mutation}")
+}
+
 /// Runs one seed; with a mutation, if one is named.
 pub fn run(seed: u64, mutation: Option<&'static str>, traced: bool) -> Outcome {
     mutations::set(mutation);

@@ -41,10 +41,14 @@ pub struct HostTruth {
     pub ledger_max: u64,
     /// The ledger was put back to an older copy, or wiped, and nobody readmitted the host since.
     pub amnesic: bool,
+    /// An old copy of the ledger grew to its known length before anybody was asked.
+    pub regrew: bool,
     /// The token under which the new version may run.
     pub first_start: Option<Token>,
     /// The token under which an abort came before the upgrade began.
     pub aborted: Option<Token>,
+    /// The highest incarnation and term that its ledger's line has seen.
+    pub authority: (u64, u64),
     /// The last go, not more than one can be awaited.
     pub go: Option<Go>,
     /// All its nodes run, since then.

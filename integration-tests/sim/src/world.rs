@@ -2,15 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use grayfin_coordinator_core::{
-    Cmd, Response, State,
-    cmd::Enrol,
-    view::{Connection, Fence},
-};
+use grayfin_coordinator_core::{Cmd, State};
 use grayfin_types::{HostId, facts::AgentStanding, facts::NodeRole};
 
 use crate::{
-    agent::{HostAgent, Session, Trust},
+    agent::HostAgent,
     cluster::{CameUp, Cluster, Tree},
     dice::Dice,
     facts::{Blur, cluster_facts, cluster_id, host_facts},
@@ -378,6 +374,12 @@ impl World {
         }
     }
 
+    /// Numbers a session.
+    pub(crate) fn next_session(&mut self) -> u64 {
+        self.sessions += 1;
+        self.sessions
+    }
+
     pub(crate) fn end_session(&mut self, h: usize) {
         let Some(session) = self.agents[h].session.take() else { return };
         let now_ms = self.now_ms;
@@ -394,98 +396,6 @@ impl World {
             let here = self.agents[h].session.as_ref();
             if here.is_some_and(|s| (s.group, s.replica) == (g, r)) {
                 self.end_session(h);
-            }
-        }
-    }
-
-    fn connect(&mut self, h: usize) {
-        if self.agents[h].session.is_some() || self.chaos.is_cut(h, self.now_ms) {
-            return;
-        }
-        let alive: Vec<usize> = (0..self.groups.len()).filter(|g| self.groups[*g].alive).collect();
-        if alive.is_empty() {
-            return;
-        }
-        let g = alive[self.dice.index(alive.len())];
-        let Some(r) = self.groups[g].leader else { return };
-        let position = self.agents[h].state.position;
-        let hello = self.hello(h);
-        let fence = Fence {
-            floor: self.agents[h].state.floor,
-            open_hold: self.agents[h].state.open_hold(),
-            last_order: self.agents[h].state.last_order(&cluster_id()),
-        };
-        let ledger_id = hello.ledger_id.clone();
-        let Some(Response::Enrolled { committed_position, amnesic }) =
-            self.propose(g, Cmd::Enrol(hello))
-        else {
-            return;
-        };
-        if amnesic.is_none() && std::mem::take(&mut self.truth.hosts[h].amnesic) {
-            // It went on alone until it was as long as it had been: nobody can tell.
-            self.tally.note("old ledger grew to its known length before anybody was asked");
-        }
-        if !self.welcomed(h, g) {
-            return;
-        }
-        let trust = if committed_position > position { Trust::Amnesic } else { Trust::Confirmed };
-        if trust == Trust::Amnesic {
-            self.tally.note("host agent told that its ledger is old");
-        }
-        self.agents[h].trust = trust;
-        self.sessions += 1;
-        let id = self.sessions;
-        let connection = Connection {
-            session_id: id.to_string(),
-            since_ms: self.now_ms,
-            ledger_id,
-            fences: BTreeMap::from([(cluster_id(), fence)]),
-        };
-        let host = self.agents[h].id.clone();
-        self.groups[g].replicas[r].view.connected(&host, connection);
-        let session =
-            Session { id, group: g, replica: r, fifo_ms: 0, reported: committed_position };
-        self.agents[h].session = Some(session);
-        let answered: Vec<_> = self.agents[h].writer.answered.values().cloned().collect();
-        for report in answered {
-            self.tell(h, FromHost::Canary(report));
-        }
-        self.send_reports(h);
-        self.look(h);
-        self.wake(h, 2);
-        self.hurry(g, r);
-    }
-
-    fn hello(&self, h: usize) -> Enrol {
-        let agent = &self.agents[h];
-        Enrol {
-            host: agent.id.clone(),
-            clusters: std::collections::BTreeSet::from([cluster_id()]),
-            generation: agent.generation(),
-            ledger_id: agent.state.ledger.clone().expect("every ledger begins with its id"),
-            ledger_position: agent.state.position,
-            agent_version: "0.1.0".to_owned(),
-            last_orders: BTreeMap::from([(cluster_id(), agent.state.last_order(&cluster_id()))]),
-        }
-    }
-
-    /// The host agent judges whom it talks to. False if it refuses.
-    fn welcomed(&mut self, h: usize, g: usize) -> bool {
-        use grayfin_agent_core::{
-            Body,
-            fence::{self, Standing},
-        };
-        let by = Group::authority(&self.groups[g].state);
-        match fence::authority(&self.agents[h].state, &by) {
-            Ok(Standing::Known) => true,
-            Ok(Standing::Higher) => {
-                // Written before the session exists, so that nothing is reported into the void.
-                self.append(h, Body::Raised { authority: by }) == crate::agent::Written::Yes
-            }
-            Err(_) => {
-                self.tally.note("host agent refused an older authority");
-                self.operator.refused += 1;
-                false
             }
         }
     }

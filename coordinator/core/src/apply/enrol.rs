@@ -7,7 +7,7 @@ use grayfin_types::{ClusterId, Code, HostId, Incarnation, RolloutId, Term, event
 use super::Applier;
 use crate::{
     cmd::{Enrol, Response},
-    hold,
+    hold, mutation,
     state::{Enrolment, HoldStage, Lease},
 };
 
@@ -153,6 +153,9 @@ fn fresh(hello: &Enrol) -> Enrolment {
 }
 
 fn amnesia(known: &Enrolment, hello: &Enrol) -> Option<String> {
+    if mutation::is("s8-amnesia-unnoticed") {
+        return None;
+    }
     if known.ledger_id != hello.ledger_id {
         return Some(format!(
             "its ledger is `{}`, not `{}` with which it enrolled",

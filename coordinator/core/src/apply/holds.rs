@@ -12,7 +12,7 @@ use grayfin_types::{
 use super::Applier;
 use crate::{
     cmd::{GoDecided, PromiseAnswered, Response},
-    hold,
+    hold, mutation,
     state::{CloseAs, GoRecord, Hold, HoldStage, OrderBody, OrderKind, Staging},
 };
 
@@ -23,9 +23,11 @@ impl Applier<'_> {
         };
         let ready = entry.host(host).is_some_and(|run| {
             matches!(run.phase, HostPhase::Waiting | HostPhase::Staged)
-                && matches!(run.staging, Staging::Done)
+                && (matches!(run.staging, Staging::Done) || mutation::is("s5-grant-before-stage"))
         });
-        if entry.state != RolloutState::Running || !ready {
+        let paused =
+            entry.state == RolloutState::Paused && mutation::is("commitment-grant-while-paused");
+        if entry.state != RolloutState::Running && !paused || !ready {
             return Response::ignored("the rollout or the host is not ready for a hold");
         }
         let cluster = entry.cluster.clone();
@@ -131,7 +133,9 @@ impl Applier<'_> {
             return Response::ignored("no such rollout");
         };
         let cluster = entry.cluster.clone();
-        if entry.state != RolloutState::Running {
+        let runs = entry.state == RolloutState::Running
+            || entry.state == RolloutState::Paused && mutation::is("commitment-grant-while-paused");
+        if !runs {
             return Response::ignored("the rollout does not run");
         }
         let Some(held) = self.state.holds.get(&cluster) else {
@@ -184,7 +188,8 @@ impl Applier<'_> {
         let Some(entry) = self.state.rollouts.get_mut(&decided.rollout) else {
             return denied("there is no such rollout");
         };
-        let drives = matches!(entry.state, RolloutState::Running | RolloutState::Paused);
+        let drives = matches!(entry.state, RolloutState::Running | RolloutState::Paused)
+            || mutation::is("commitment-go-while-aborting");
         if !fits || !drives {
             return denied("the hold or the rollout's state changed meanwhile");
         }
@@ -321,6 +326,15 @@ impl Applier<'_> {
             self.emit(rollout, "coordinator", Body::Skipped { host: host.clone(), reason });
         }
         self.pause_after(rollout);
+    }
+
+    /// What S3 forbids: a hold that ends because time has passed.
+    pub(super) fn release_overdue(&mut self, rollout: &RolloutId) {
+        let Some(held) = self.state.hold_of(rollout) else { return };
+        let (host, token) = (held.host.clone(), held.token);
+        if held.granted_ms.is_some_and(|at_ms| self.at_ms > at_ms.saturating_add(500)) {
+            self.released(rollout, &host, token);
+        }
     }
 
     fn pause_after(&mut self, rollout: &RolloutId) {

@@ -24,7 +24,7 @@ use grayfin_types::{
 use crate::{
     Hasher,
     cmd::{Cmd, Response, Stamped},
-    event, invariant,
+    event, invariant, mutation,
     state::{CanaryPhase, OrderBody, OrderKind, REQUESTS_KEPT, State},
 };
 
@@ -103,7 +103,12 @@ impl Applier<'_> {
                 self.order_debt(*debt, host, *pay, leader)
             }
             Cmd::LeaderSeen { rollout, leader } => self.leader_seen(rollout, leader),
-            Cmd::Waiting { rollout, reasons } => self.waiting(rollout, reasons),
+            Cmd::Waiting { rollout, reasons } => {
+                if mutation::is("s3-release-by-time") {
+                    self.release_overdue(rollout);
+                }
+                self.waiting(rollout, reasons)
+            }
             Cmd::Halt { rollout, reason } => self.halt_by_decision(rollout, reason),
             Cmd::Verify { rollout } => self.verify(rollout),
             Cmd::Finish { rollout, versions, ok } => self.finish(rollout, versions, *ok),

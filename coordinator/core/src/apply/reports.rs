@@ -10,6 +10,7 @@ use grayfin_types::{
 use super::Applier;
 use crate::{
     cmd::Response,
+    mutation,
     state::{CloseAs, HoldStage, Staging},
 };
 
@@ -177,6 +178,11 @@ impl Applier<'_> {
             SequenceState::Running { step } => run.phase = HostPhase::Working { step: *step },
             SequenceState::Up => {
                 run.phase = HostPhase::Recovering;
+                if mutation::is("s3-release-without-close") {
+                    run.close_as = Some(CloseAs::Done);
+                    self.released(rollout, host, token);
+                    return;
+                }
                 if aborting {
                     self.order_close(rollout, host, CloseAs::Aborted);
                 }

@@ -5,7 +5,7 @@ use grayfin_types::{HostId, status::RolloutState};
 use super::Work;
 use crate::{
     cmd::Cmd,
-    state::{CanaryPhase, HoldStage},
+    state::{CanaryPhase, HoldStage, OrderKind},
 };
 
 impl Work<'_> {
@@ -80,7 +80,8 @@ impl Work<'_> {
     }
 
     /// Tells whether a writer was not heard of for so long that another one must take over: its
-    /// host agent is away, or is there and says nothing.
+    /// host agent is away, is there and says nothing, or will never be told: an amnesic one gets no
+    /// orders, and one that enrolled anew has none of those that were given before.
     fn lost(&self, host: &HostId) -> bool {
         let patience_ms = self.rollout.plan.policy.fact_age_max_ms.saturating_mul(2);
         let phase = self.view.canary_phases.get(&self.rollout.id);
@@ -92,7 +93,18 @@ impl Work<'_> {
             .filter(|seen| seen.value.epoch == self.rollout.canary.epoch)
             .map_or(since, |seen| seen.at_ms.max(since));
         let away = self.view.hosts.get(host).is_none_or(|h| h.connection.is_none());
-        let writing = matches!(self.rollout.canary.phase, CanaryPhase::Writing { .. });
-        (away || writing) && self.now_ms.saturating_sub(heard) > patience_ms
+        let enrolment = self.state.hosts.get(host);
+        let amnesic = enrolment.is_none_or(|e| e.amnesic.is_some());
+        let awaits = |kind| {
+            let (cluster, id) = (&self.rollout.cluster, &self.rollout.id);
+            enrolment.is_some_and(|e| e.awaits(cluster, id, kind))
+        };
+        let silent = match self.rollout.canary.phase {
+            CanaryPhase::Writing { .. } => true,
+            CanaryPhase::Starting { .. } => !awaits(OrderKind::CanaryStart),
+            CanaryPhase::Stopping { .. } => !awaits(OrderKind::CanaryStop),
+            CanaryPhase::Off | CanaryPhase::Idle | CanaryPhase::Ended => false,
+        };
+        (away || amnesic || silent) && self.now_ms.saturating_sub(heard) > patience_ms
     }
 }

@@ -16,6 +16,7 @@ use grayfin_types::{
 use crate::{
     cmd::{CanaryReported, Cmd},
     gates::{Input, Moment, reason},
+    mutation,
     state::{HoldStage, OrderEntry, Rollout, State},
     view::View,
 };
@@ -133,6 +134,7 @@ impl<'a> Work<'a> {
             },
             RolloutState::Paused => match in_turn {
                 Some(run) => self.follow(run),
+                None if mutation::is("commitment-grant-while-paused") => self.next_host(),
                 None => self.wait(reason(
                     Code::WrongState,
                     self.rollout.id.to_string(),

@@ -6,7 +6,7 @@ use super::Work;
 use crate::{
     cmd::Cmd,
     gates::{self, Gate, Moment, reason, short_of_replicas},
-    hold, order,
+    hold, mutation, order,
     state::{Hold, Staging},
 };
 
@@ -93,7 +93,8 @@ impl Work<'_> {
     pub(super) fn granting(&mut self, host: &HostId, token: Token) {
         let Some(held) = self.state.hold_of(&self.rollout.id) else { return };
         let rollout = self.rollout.id.clone();
-        if self.rollout.state != RolloutState::Running {
+        let on = mutation::is("commitment-grant-while-paused");
+        if self.rollout.state != RolloutState::Running && !on {
             self.commands.push(Cmd::AbandonToken { rollout, token });
             return;
         }

@@ -1,6 +1,10 @@
 //! What goes wrong by itself: links, agents, coordinators, nodes, chunks, rows.
 
-use grayfin_coordinator_core::{Cmd, Response, cmd::Enrol, state::HoldStage};
+use grayfin_coordinator_core::{
+    Cmd, Response,
+    cmd::{Action, Enrol},
+    state::{CanaryPhase, HoldStage},
+};
 use grayfin_types::{
     Code, Generation, HostId, LedgerId,
     event::Body,
@@ -216,7 +220,7 @@ fn a_missing_row_halts_with_the_hold_kept() {
     assert_eq!(world.state.rollouts[&world.id].canary.total(None).lost, 3);
     // It was a slow replica after all: read back again.
     world.agents.get_mut(&host(1)).unwrap().rows_lost = 0;
-    assert_eq!(world.control(grayfin_coordinator_core::cmd::Action::Resume), Response::Done);
+    assert_eq!(world.control(Action::Resume), Response::Done);
     world.finish(RolloutState::Succeeded);
 }
 
@@ -348,4 +352,23 @@ fn a_canary_whose_host_is_lost_is_given_up_and_another_writes() {
     });
     world.connect(&writer);
     world.finish(RolloutState::Succeeded);
+}
+
+#[test]
+fn a_canary_whose_host_lost_its_ledger_is_given_up_and_an_abort_ends() {
+    let mut world = World::started(3, CANARY);
+    let writer = |w: &World| match &w.state.rollouts[&w.id].canary.phase {
+        CanaryPhase::Writing { host } => Some(host.clone()),
+        _ => None,
+    };
+    world.until("the canary writes", |w| writer(w).is_some() && w.held().is_some());
+    let host = writer(&world).unwrap();
+    world.disconnect(&host);
+    world.control(Action::Abort);
+    world.step();
+    // It comes back with another ledger before it is missed: it may only look, and is told nothing.
+    world.agents.get_mut(&host).unwrap().ledger = "another".to_owned();
+    world.connect(&host);
+    assert!(world.state.hosts[&host].amnesic.is_some());
+    world.finish(RolloutState::Aborted);
 }

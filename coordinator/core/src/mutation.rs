@@ -1,0 +1,45 @@
+//! Rules that are broken on purpose, one at a time and chosen at run time, to show that the simulator
+//! notices. Compiled into debug builds only: in a release build [`is`] is always false.
+
+/// Every mutation of this core: its name, which begins with the rule, and what it does.
+pub const ALL: &[(&str, &str)] = &[
+    ("s2-no-promise", "a hold takes effect without the promises of the others"),
+    ("s3-release-by-time", "a hold ends after a while by itself"),
+    ("s3-release-without-close", "a hold ends when its host is up, without a durable close"),
+    ("s3-break-any-token", "a break names another token and works"),
+    ("s5-grant-before-stage", "a host is held before its package is there"),
+    ("s7-no-soak", "the next host follows as soon as the gates pass once"),
+    ("s7-chunks-unchecked", "chunks that recover, or lack replicas, do not count"),
+    ("s7-versions-unchecked", "the version that nodes answer with does not count"),
+    ("s8-amnesia-unnoticed", "a host agent with an old ledger is taken for whole"),
+    ("s9-stale-is-fine", "facts of any age count"),
+    ("s11-lost-rows-are-fine", "lost rows of the canary do not halt"),
+    ("s13-memory-unchecked", "what is missing in memory afterwards does not count"),
+    ("commitment-grant-while-paused", "a paused rollout goes on to the next host"),
+    ("commitment-go-while-aborting", "an aborted rollout gives a go"),
+];
+
+#[cfg(debug_assertions)]
+thread_local! {
+    static CHOSEN: std::cell::Cell<Option<&'static str>> = const { std::cell::Cell::new(None) };
+}
+
+/// Switches one on for this thread, or all off. Does nothing in a release build.
+pub fn set(name: Option<&'static str>) {
+    #[cfg(debug_assertions)]
+    CHOSEN.set(name);
+    #[cfg(not(debug_assertions))]
+    let _ = name;
+}
+
+/// Tells whether a mutation is on.
+#[cfg(debug_assertions)]
+pub(crate) fn is(name: &str) -> bool {
+    CHOSEN.get() == Some(name)
+}
+
+/// Tells whether a mutation is on: never.
+#[cfg(not(debug_assertions))]
+pub(crate) const fn is(_name: &str) -> bool {
+    false
+}
