@@ -1,5 +1,5 @@
 //! Rules that are broken on purpose, one at a time and chosen at run time, to show that the simulator
-//! notices. Compiled into debug builds only: in a release build [`is`] is always false.
+//! notices. Compiled into debug builds only: in a release build `is` is always false.
 
 /// Every mutation of this core: its name, which begins with the rule, and what it does.
 pub const ALL: &[(&str, &str)] = &[
