@@ -58,6 +58,15 @@ pub(super) struct Ground {
     pub(super) held: PathBuf,
 }
 
+/// Folders whose names changed.
+#[derive(Debug, Default)]
+struct Touched {
+    /// Something came into these.
+    into: BTreeSet<PathBuf>,
+    /// Something left these.
+    from: BTreeSet<PathBuf>,
+}
+
 /// Why the list cannot be completed or taken back.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Stuck {
@@ -99,7 +108,7 @@ pub(super) fn apply(
 ) -> Result<(), Stuck> {
     let mut number = 0;
     for placing in [false, true] {
-        let mut touched = BTreeSet::new();
+        let mut touched = Touched::default();
         let wave = operations.iter().filter(|o| matches!(o, Operation::Place { .. }) == placing);
         for operation in wave {
             if !each(number) {
@@ -118,7 +127,7 @@ fn do_one(
     disk: &dyn Disk,
     ground: &Ground,
     operation: &Operation,
-    touched: &mut BTreeSet<PathBuf>,
+    touched: &mut Touched,
 ) -> Result<(), Stuck> {
     match operation {
         Operation::MakeFolder { path, attributes } => {
@@ -127,7 +136,7 @@ fn do_one(
                 disk.create_dir(&path, attributes.mode).map_err(at("create", &path))?;
                 disk.set_attributes(&path, attributes, Owners::WhereAllowed)
                     .map_err(at("set owner and mode of", &path))?;
-                touched.extend(path.parent().map(Path::to_path_buf));
+                touched.into.extend(path.parent().map(Path::to_path_buf));
             }
             Ok(())
         }
@@ -168,7 +177,7 @@ pub(super) fn take_back(
     operations: &[Operation],
 ) -> Result<(), Stuck> {
     for placing in [true, false] {
-        let mut touched = BTreeSet::new();
+        let mut touched = Touched::default();
         let wave = operations.iter().rev();
         for operation in wave.filter(|o| matches!(o, Operation::Place { .. }) == placing) {
             undo_one(disk, ground, operation, &mut touched)?;
@@ -182,7 +191,7 @@ fn undo_one(
     disk: &dyn Disk,
     ground: &Ground,
     operation: &Operation,
-    touched: &mut BTreeSet<PathBuf>,
+    touched: &mut Touched,
 ) -> Result<(), Stuck> {
     match operation {
         Operation::Place { path, from, .. } => {
@@ -208,7 +217,7 @@ fn undo_one(
             let path = ground.server.join(Ground::parse(path)?);
             match disk.remove_dir(&path) {
                 Ok(()) => {
-                    touched.extend(path.parent().map(Path::to_path_buf));
+                    touched.into.extend(path.parent().map(Path::to_path_buf));
                     Ok(())
                 }
                 // Somebody put something there, or it was never made.
@@ -242,14 +251,10 @@ pub(super) fn retire(path: &Path) -> Operation {
     Operation::Retire { path: encode_path(path) }
 }
 
-fn move_file(
-    disk: &dyn Disk,
-    from: &Path,
-    to: &Path,
-    touched: &mut BTreeSet<PathBuf>,
-) -> Result<(), Stuck> {
+fn move_file(disk: &dyn Disk, from: &Path, to: &Path, touched: &mut Touched) -> Result<(), Stuck> {
     disk.rename(from, to).map_err(at("move", from))?;
-    touched.extend([from, to].into_iter().filter_map(Path::parent).map(Path::to_path_buf));
+    touched.into.extend(to.parent().map(Path::to_path_buf));
+    touched.from.extend(from.parent().map(Path::to_path_buf));
     Ok(())
 }
 
@@ -258,7 +263,7 @@ fn make_folders(
     disk: &dyn Disk,
     root: &Path,
     path: &Path,
-    touched: &mut BTreeSet<PathBuf>,
+    touched: &mut Touched,
 ) -> Result<(), Stuck> {
     let mut missing: Vec<&Path> = path
         .ancestors()
@@ -268,18 +273,21 @@ fn make_folders(
     missing.reverse();
     for folder in missing {
         disk.create_dir(folder, 0o755).map_err(at("create", folder))?;
-        touched.extend(folder.parent().map(Path::to_path_buf));
+        touched.into.extend(folder.parent().map(Path::to_path_buf));
     }
     Ok(())
 }
 
 /// Makes the names in folders durable, several at a time: the file system's journal takes them
-/// together.
-fn sync(disk: &dyn Disk, touched: &BTreeSet<PathBuf>) -> Result<(), Stuck> {
-    let folders: Vec<&PathBuf> = touched.iter().filter(|folder| folder.is_dir()).collect();
-    in_parallel(&folders, SYNCED_AT_ONCE, |_, folder| {
-        disk.sync_dir(folder).map_err(at("make durable", folder))
-    })?;
+/// together. Where names came to goes first: were the folders that they left durable before that, a
+/// power loss in between could leave a file in neither.
+fn sync(disk: &dyn Disk, touched: &Touched) -> Result<(), Stuck> {
+    for folders in [&touched.into, &touched.from] {
+        let folders: Vec<&PathBuf> = folders.iter().filter(|folder| folder.is_dir()).collect();
+        in_parallel(&folders, SYNCED_AT_ONCE, |_, folder| {
+            disk.sync_dir(folder).map_err(at("make durable", folder))
+        })?;
+    }
     Ok(())
 }
 

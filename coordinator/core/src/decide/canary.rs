@@ -92,9 +92,11 @@ impl Work<'_> {
             .get(&self.rollout.id)
             .filter(|seen| seen.value.epoch == self.rollout.canary.epoch)
             .map_or(since, |seen| seen.at_ms.max(since));
-        let away = self.view.hosts.get(host).is_none_or(|h| h.connection.is_none());
         let enrolment = self.state.hosts.get(host);
         let amnesic = enrolment.is_none_or(|e| e.amnesic.is_some());
+        // What an amnesic one still says of its writing does not mean that it can be told to stop.
+        let heard = if amnesic { since } else { heard };
+        let away = self.view.hosts.get(host).is_none_or(|h| h.connection.is_none());
         let awaits = |kind| {
             let (cluster, id) = (&self.rollout.cluster, &self.rollout.id);
             enrolment.is_some_and(|e| e.awaits(cluster, id, kind))
