@@ -38,7 +38,7 @@ const ELSEWHERE: [(&str, &str); 5] = [
 
 /// Not a test of its own: the host agent that the others start as a process.
 #[test]
-#[ignore = "started by the other tests as a process of its own"]
+#[ignore = "the host agent that the other tests start, kill and start again; alone it has no site"]
 fn child() {
     let Ok(config) = std::env::var(CHILD) else { return };
     tracing_subscriber::fmt()

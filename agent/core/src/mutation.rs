@@ -1,5 +1,6 @@
-//! Rules that are broken on purpose, one at a time and chosen at run time, to show that the simulator
-//! notices. Compiled into debug builds only: in a release build `is` is always false.
+//! The rules of this core that can be broken on purpose: see [`grayfin_types::mutation`].
+
+pub(crate) use grayfin_types::mutation::is;
 
 /// Every mutation of this core: its name, which begins with the rule, and what it does.
 pub const ALL: &[(&str, &str)] = &[
@@ -17,28 +18,3 @@ pub const ALL: &[(&str, &str)] = &[
     ("s12-undo-after-first-start", "a failure after the first start is undone"),
     ("commitment-abort-goes-on", "an abort before the upgrade does not turn the sequence round"),
 ];
-
-#[cfg(debug_assertions)]
-thread_local! {
-    static CHOSEN: std::cell::Cell<Option<&'static str>> = const { std::cell::Cell::new(None) };
-}
-
-/// Switches one on for this thread, or all off. Does nothing in a release build.
-pub fn set(name: Option<&'static str>) {
-    #[cfg(debug_assertions)]
-    CHOSEN.set(name);
-    #[cfg(not(debug_assertions))]
-    let _ = name;
-}
-
-/// Tells whether a mutation is on.
-#[cfg(debug_assertions)]
-pub(crate) fn is(name: &str) -> bool {
-    CHOSEN.get() == Some(name)
-}
-
-/// Tells whether a mutation is on: never.
-#[cfg(not(debug_assertions))]
-pub(crate) const fn is(_name: &str) -> bool {
-    false
-}

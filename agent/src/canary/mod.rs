@@ -23,6 +23,7 @@ use tokio::task::JoinHandle;
 mod check;
 pub mod journal;
 pub mod ranges;
+mod schedule;
 mod table;
 pub mod tally;
 mod writer;

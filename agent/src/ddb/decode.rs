@@ -9,7 +9,8 @@ use std::sync::Arc;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt};
 
 use super::connection::Limits;
-use super::value::{Data, Dictionary, Kind, Matrix, Table, Value, Vector};
+use super::kind::Kind;
+use super::value::{Data, Dictionary, Matrix, Table, Value, Vector};
 
 /// Bytes that one read asks for at most: memory grows with what has arrived, not with what was
 /// announced.
@@ -422,7 +423,7 @@ impl<'a, R: AsyncBufRead + Unpin + Send> Decoder<'a, R> {
             let part = self.elements(kind, total, 0).await?;
             values = Some(match values {
                 None => part,
-                Some(before) => joined(before, part),
+                Some(before) => before.joined(part),
             });
         }
         let data = match values {
@@ -496,19 +497,4 @@ fn halves_reversed(mut bytes: [u8; 16]) -> [u8; 16] {
     first.reverse();
     second.reverse();
     bytes
-}
-
-/// Appends data of the same type.
-fn joined(before: Data, part: Data) -> Data {
-    match (before, part) {
-        (Data::I8(a), Data::I8(b)) => Data::I8([a, b].concat()),
-        (Data::I16(a), Data::I16(b)) => Data::I16([a, b].concat()),
-        (Data::I32(a), Data::I32(b)) => Data::I32([a, b].concat()),
-        (Data::I64(a), Data::I64(b)) => Data::I64([a, b].concat()),
-        (Data::I128(a), Data::I128(b)) => Data::I128([a, b].concat()),
-        (Data::F32(a), Data::F32(b)) => Data::F32([a, b].concat()),
-        (Data::F64(a), Data::F64(b)) => Data::F64([a, b].concat()),
-        (Data::B16(a), Data::B16(b)) => Data::B16([a, b].concat()),
-        (a, _) => a,
-    }
 }

@@ -1,6 +1,7 @@
 //! Writes arguments, always little endian.
 
-use super::value::{Data, Kind, Table, Value, Vector};
+use super::kind::Kind;
+use super::value::{Data, Table, Value, Vector};
 
 /// Forms on the wire.
 const SCALAR: u8 = 0;

@@ -18,6 +18,7 @@ mod connection;
 mod decode;
 mod encode;
 mod error;
+mod kind;
 mod tls;
 mod value;
 
@@ -27,5 +28,6 @@ mod tests;
 pub use connection::{Call, Connection, Limits, Login};
 pub use decode::decode;
 pub use error::{Endpoint, Error, Tag};
+pub use kind::Kind;
 pub use tls::Tls;
-pub use value::{Cell, Data, Dictionary, Kind, Matrix, Table, Value, Vector};
+pub use value::{Cell, Data, Dictionary, Matrix, Table, Value, Vector};

@@ -48,14 +48,7 @@ pub fn work() -> Work {
         already_done: false,
         nodes: Vec::new(),
         has_leader: false,
-        stays: StaysAlive {
-            controllers: 0,
-            controllers_of: 0,
-            data_nodes: 0,
-            data_nodes_of: 0,
-            replicas_min: None,
-            groups: Vec::new(),
-        },
+        stays: StaysAlive::default(),
         backup: Vec::new(),
         backup_dir: "/b".to_owned(),
         memory: Vec::new(),
@@ -86,7 +79,7 @@ pub fn work() -> Work {
         plan: Arc::new(plan),
         host_plan,
         state_dir: PathBuf::from("/state"),
-        work_dir: PathBuf::from("/state/work/hold-5"),
+        work_dir: PathBuf::from("/state/hold-5"),
     }
 }
 

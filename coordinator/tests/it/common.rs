@@ -56,6 +56,18 @@ pub async fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T
     }
 }
 
+/// The same for a condition that has to ask somebody.
+pub async fn until_told<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
+    let end = tokio::time::Instant::now() + DEADLINE;
+    loop {
+        if let Some(value) = condition().await {
+            return value;
+        }
+        assert!(tokio::time::Instant::now() < end, "waited in vain for: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
 /// A CA and certificates for everybody.
 #[derive(Debug)]
 pub struct Pki {
@@ -144,14 +156,7 @@ pub fn plan(hosts: &[&str]) -> Plan {
         already_done: false,
         nodes: Vec::new(),
         has_leader: false,
-        stays: StaysAlive {
-            controllers: 2,
-            controllers_of: 3,
-            data_nodes: 2,
-            data_nodes_of: 3,
-            replicas_min: Some(1),
-            groups: Vec::new(),
-        },
+        stays: StaysAlive::default(),
         backup: Vec::new(),
         backup_dir: "/backups".to_owned(),
         memory: Vec::new(),

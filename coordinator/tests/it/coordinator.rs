@@ -15,7 +15,7 @@ use grayfin_proto::{
     identity::Identity,
     v1::{Document, StartRequest, operator_client::OperatorClient},
 };
-use grayfin_types::plan::{CanarySpec, PauseAfter, PlanRequest, Policy, UpgradeMode};
+use grayfin_types::plan::{PlanRequest, Policy};
 use tokio::task::JoinSet;
 use tonic::transport::Channel;
 
@@ -85,20 +85,7 @@ pub fn play(fakes: &[Arc<Fake>]) -> JoinSet<()> {
 }
 
 pub fn plan_request() -> PlanRequest {
-    PlanRequest {
-        cluster: CLUSTER.parse().unwrap(),
-        target: NEW.to_owned(),
-        mode: UpgradeMode::Native,
-        accept_compat_risk: None,
-        overrides: Vec::new(),
-        accept_losses: Vec::new(),
-        canary: CanarySpec::Off,
-        soak_ms: None,
-        recovery: None,
-        allow_kill: false,
-        pause_after: PauseAfter::Never,
-        by: String::new(),
-    }
+    PlanRequest::new(CLUSTER.parse().unwrap(), NEW)
 }
 
 pub fn wish(request_id: &str) -> StartRequest {

@@ -101,16 +101,15 @@ impl Site {
 
     /// Waits until one of these leads and drives; returns its place.
     async fn leads(&self, all: &[&One]) -> usize {
-        let end = tokio::time::Instant::now() + DEADLINE;
-        loop {
+        common::until_told("one that leads", async || {
             for (place, one) in all.iter().enumerate() {
                 if operator(&self.pki, one.port).holds(Empty {}).await.is_ok() {
-                    return place;
+                    return Some(place);
                 }
             }
-            assert!(tokio::time::Instant::now() < end, "nobody leads");
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
+            None
+        })
+        .await
     }
 }
 

@@ -79,17 +79,14 @@ impl Lab {
     async fn up_with(&self, config: Config) -> (Running, JoinSet<()>) {
         let running = Running::start(config).await.unwrap();
         let fakes = play(&self.fakes);
-        let mut client = operator(&self.pki, self.port);
-        let end = tokio::time::Instant::now() + DEADLINE;
-        loop {
-            let hosts = client.hosts(Empty {}).await;
+        common::until_told("all host agents to be connected", async || {
+            let hosts = operator(&self.pki, self.port).hosts(Empty {}).await;
             let lines: Vec<HostLine> = hosts.map(|h| read(h.get_ref())).unwrap_or_default();
-            if lines.iter().filter(|l| l.connected && !l.nodes.is_empty()).count() == HOSTS.len() {
-                return (running, fakes);
-            }
-            assert!(tokio::time::Instant::now() < end, "host agents did not connect: {lines:?}");
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-        }
+            let seen = lines.iter().filter(|l| l.connected && !l.nodes.is_empty()).count();
+            (seen == HOSTS.len()).then_some(())
+        })
+        .await;
+        (running, fakes)
     }
 
     async fn begin(&self, request_id: &str) -> String {

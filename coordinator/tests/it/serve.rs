@@ -82,11 +82,10 @@ free_floor_bytes = 1
     }
 
     async fn until_it_leads(&self) {
-        let end = tokio::time::Instant::now() + DEADLINE;
-        while operator(&self.pki, self.port).holds(Empty {}).await.is_err() {
-            assert!(tokio::time::Instant::now() < end, "it does not serve");
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-        }
+        common::until_told("it to serve", async || {
+            operator(&self.pki, self.port).holds(Empty {}).await.ok().map(drop)
+        })
+        .await;
     }
 }
 

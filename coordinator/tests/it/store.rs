@@ -299,7 +299,7 @@ async fn propose_concurrently(pki: &Pki, dir: &Path) {
 
 /// Prints what a durable command costs; run with `--ignored --nocapture`.
 #[test]
-#[ignore = "a measurement, not a check"]
+#[ignore = "prints what a durable command costs on this disk; it has nothing to fail on"]
 fn measure_propose_latency() {
     let pki = Pki::new();
     let dir = tempfile::tempdir().unwrap();

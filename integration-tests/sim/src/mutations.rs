@@ -3,6 +3,7 @@
 
 use grayfin_agent_core::mutation as agent;
 use grayfin_coordinator_core::mutation as coordinator;
+pub use grayfin_types::mutation::set;
 
 /// Every mutation: its name, which begins with the rule, and what it does.
 pub fn all() -> Vec<(&'static str, &'static str)> {
@@ -14,10 +15,4 @@ pub fn named(name: &str) -> anyhow::Result<&'static str> {
     let found = all().into_iter().map(|(known, _)| known).find(|known| *known == name);
     anyhow::ensure!(cfg!(debug_assertions), "mutations are compiled into debug builds only");
     found.ok_or_else(|| anyhow::anyhow!("there is no mutation `{name}`: see `cargo sim mutations`"))
-}
-
-/// Switches one on for this thread, or all off.
-pub fn set(name: Option<&'static str>) {
-    agent::set(name);
-    coordinator::set(name);
 }

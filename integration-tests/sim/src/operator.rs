@@ -11,7 +11,7 @@ use grayfin_coordinator_core::{
 use grayfin_types::{
     RolloutId, Token,
     gate::Reason,
-    plan::{CanarySpec, PauseAfter, PlanRequest, Policy, UpgradeMode},
+    plan::{CanarySpec, PauseAfter, PlanRequest, Policy},
     status::RolloutState,
 };
 
@@ -136,18 +136,10 @@ impl World {
             CanarySpec::Off
         };
         let request = PlanRequest {
-            cluster: cluster_id(),
-            target: NEW.to_owned(),
-            mode: UpgradeMode::Native,
-            accept_compat_risk: None,
-            overrides: Vec::new(),
-            accept_losses: Vec::new(),
             canary,
-            soak_ms: None,
-            recovery: None,
-            allow_kill: false,
             pause_after: self.operator.pause_after,
             by: "ann".to_owned(),
+            ..PlanRequest::new(cluster_id(), NEW)
         };
         let group = &mut self.groups[0];
         group.replicas[r].view.demand(&cluster_id(), target, until_ms);

@@ -179,7 +179,7 @@ pub struct Package {
 }
 
 /// What stays alive while one host is down.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StaysAlive {
     /// DolphinDB controllers that stay, of all configured.
     pub controllers: u32,
@@ -300,6 +300,26 @@ pub struct PlanRequest {
     /// Who asks; set by the coordinator from the certificate.
     #[serde(default)]
     pub by: String,
+}
+
+impl PlanRequest {
+    /// A request with nothing but what is needed: native, without canary, nothing set aside.
+    pub fn new(cluster: ClusterId, target: impl Into<String>) -> Self {
+        Self {
+            cluster,
+            target: target.into(),
+            mode: UpgradeMode::Native,
+            accept_compat_risk: None,
+            overrides: Vec::new(),
+            accept_losses: Vec::new(),
+            canary: CanarySpec::Off,
+            soak_ms: None,
+            recovery: None,
+            allow_kill: false,
+            pause_after: PauseAfter::Never,
+            by: String::new(),
+        }
+    }
 }
 
 /// What a host agent is told about the canary that it is to write, stop or check.

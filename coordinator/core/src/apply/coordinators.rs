@@ -1,6 +1,6 @@
 //! Changes of the coordinators' own group, recorded before the engine is told.
 
-use grayfin_types::{Code, RolloutId, event::Body};
+use grayfin_types::{Code, event::Body};
 
 use super::Applier;
 use crate::{
@@ -38,18 +38,9 @@ impl Applier<'_> {
             address: wish.address.clone(),
             reason: wish.reason.clone(),
         });
-        let active: Vec<RolloutId> = self
-            .state
-            .rollouts
-            .values()
-            .filter(|r| !r.state.is_final())
-            .map(|r| r.id.clone())
-            .collect();
-        for rollout in active {
-            let action = format!("coordinator {} {}", wish.what, wish.id);
-            let body = Body::Operator { action, reason: wish.reason.clone() };
-            self.emit(&rollout, &wish.by, body);
-        }
+        let action = format!("coordinator {} {}", wish.what, wish.id);
+        let body = Body::Operator { action, reason: wish.reason.clone() };
+        self.emit_everywhere(&wish.by, &body);
         Response::Done
     }
 }

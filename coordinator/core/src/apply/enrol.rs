@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use grayfin_types::{ClusterId, Code, HostId, Incarnation, RolloutId, Term, event::Body};
+use grayfin_types::{ClusterId, Code, HostId, Incarnation, Term, event::Body};
 
 use super::Applier;
 use crate::{
@@ -26,16 +26,7 @@ impl Applier<'_> {
             return Response::ignored("a newer lease is known");
         }
         self.state.lease = Some(Lease { coordinator, term });
-        let active: Vec<RolloutId> = self
-            .state
-            .rollouts
-            .values()
-            .filter(|r| !r.state.is_final())
-            .map(|r| r.id.clone())
-            .collect();
-        for rollout in active {
-            self.emit(&rollout, "coordinator", Body::Lease { coordinator, term: term.0 });
-        }
+        self.emit_everywhere("coordinator", &Body::Lease { coordinator, term: term.0 });
         Response::Done
     }
 

@@ -132,6 +132,20 @@ impl Applier<'_> {
         answer
     }
 
+    /// Emits an event in the log of every rollout that is not final.
+    pub(crate) fn emit_everywhere(&mut self, by: &str, body: &Body) {
+        let active: Vec<RolloutId> = self
+            .state
+            .rollouts
+            .values()
+            .filter(|r| !r.state.is_final())
+            .map(|r| r.id.clone())
+            .collect();
+        for rollout in active {
+            self.emit(&rollout, by, body.clone());
+        }
+    }
+
     /// Appends an event to a rollout's log. Nothing follows the final state.
     pub(crate) fn emit(&mut self, rollout: &RolloutId, by: &str, body: Body) {
         let Some(entry) = self.state.rollouts.get_mut(rollout) else { return };

@@ -14,7 +14,7 @@ use grayfin_coordinator_core::{
 use grayfin_types::{
     Generation, HostId, LedgerId, OrderNumber, RolloutId, Token,
     event::{Body, Event},
-    plan::{CanarySpec, PauseAfter, PlanAnswer, PlanRequest, Policy, UpgradeMode},
+    plan::{CanarySpec, PlanAnswer, PlanRequest, Policy},
     status::RolloutState,
 };
 
@@ -49,20 +49,7 @@ pub(crate) fn policy() -> Policy {
 }
 
 pub(crate) fn request(canary: CanarySpec) -> PlanRequest {
-    PlanRequest {
-        cluster: cluster(),
-        target: NEW.to_owned(),
-        mode: UpgradeMode::Native,
-        accept_compat_risk: None,
-        overrides: Vec::new(),
-        accept_losses: Vec::new(),
-        canary,
-        soak_ms: None,
-        recovery: None,
-        allow_kill: false,
-        pause_after: PauseAfter::Never,
-        by: "ann".to_owned(),
-    }
+    PlanRequest { canary, by: "ann".to_owned(), ..PlanRequest::new(cluster(), NEW) }
 }
 
 /// A small generator: the same seed gives the same run.

@@ -7,7 +7,7 @@ mod refusals;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use cluster::{Client, Cluster, Options, until};
@@ -187,11 +187,12 @@ async fn no_acknowledged_row_is_lost_over_kills_and_restarts() {
     let mut cluster = Cluster::up(&Options::default()).await;
     cluster.run("node1", MAKE).await.unwrap();
     let stop = Arc::new(AtomicBool::new(false));
+    let tries = Arc::new(AtomicU64::new(0));
     let mut writers = Vec::new();
     for number in 0..3_i32 {
         let (stop, sites) =
             (Arc::clone(&stop), [1, 2, 3].map(|n| cluster.site(&format!("node{n}"))));
-        writers.push(tokio::spawn(write_until(stop, sites, number)));
+        writers.push(tokio::spawn(write_until(stop, Arc::clone(&tries), sites, number)));
     }
     for round in 0..6 {
         let victim = match round % 3 {
@@ -200,7 +201,12 @@ async fn no_acknowledged_row_is_lost_over_kills_and_restarts() {
             _ => "node3".to_owned(),
         };
         cluster.kill(&victim);
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        let before = tries.load(Ordering::Relaxed);
+        until("the writers to go on without it", || async {
+            let since = tries.load(Ordering::Relaxed) - before;
+            if since > 6 { Ok(()) } else { Err(format!("{since} tries")) }
+        })
+        .await;
         if victim.starts_with("ctl") {
             cluster.spawn(&victim);
         } else {
@@ -248,6 +254,7 @@ async fn no_acknowledged_row_is_lost_over_kills_and_restarts() {
 /// Each id is sent once.
 async fn write_until(
     stop: Arc<AtomicBool>,
+    tries: Arc<AtomicU64>,
     sites: [String; 3],
     number: i32,
 ) -> (Vec<i64>, Vec<i64>) {
@@ -256,6 +263,7 @@ async fn write_until(
     let mut id = number * 1_000_000;
     let mut turn = usize::try_from(number).unwrap();
     while !stop.load(Ordering::Acquire) {
+        tries.fetch_add(1, Ordering::Relaxed);
         let Some(open) = &mut connection else {
             turn += 1;
             if let Ok(mut fresh) = Client::connect(&sites[turn % 3]).await
