@@ -282,6 +282,22 @@ fn suspended_recovery_waits_until_it_is_resumed() {
 /// Nodes crash and come back at random while rows are written; in the end every acknowledged row
 /// is on every replica exactly once, and no row is there that a client was told is not.
 #[test]
+fn what_a_dead_writer_left_undecided_is_settled_without_it() {
+    let mut left = 0;
+    for seed in 0..40 {
+        let mut world = ready(seed, Timing::default());
+        world.write("dn1", "a", 1, None);
+        // Somewhere between the first message and the last one.
+        world.run_for(seed);
+        world.crash("dn1");
+        left += world.undecided();
+        world.run_for(120_000);
+        assert_eq!(world.undecided(), 0, "seed {seed}");
+    }
+    assert!(left > 3, "no writer died in time: {left}");
+}
+
+#[test]
 fn no_acknowledged_row_is_lost_whatever_crashes() {
     let mut failovers = 0;
     let mut refusals = 0;

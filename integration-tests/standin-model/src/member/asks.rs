@@ -29,6 +29,8 @@ pub(super) enum Purpose {
     Local(RequestId),
     Begin(Tid),
     Commit(Tid),
+    /// How another node's transaction ended.
+    Ended(Tid),
     /// A replica was asked to prepare.
     Prepared(Tid, Alias),
     /// A part of a chunk that is copied here.
@@ -85,6 +87,7 @@ impl Member {
             | Purpose::Local(_)
             | Purpose::Begin(_)
             | Purpose::Commit(_)
+            | Purpose::Ended(_)
             | Purpose::CopyReported(_) => {}
         }
     }
@@ -184,6 +187,7 @@ impl Member {
             }
             Purpose::Begin(tid) => self.on_begun(now, tid, answer),
             Purpose::Commit(tid) => self.on_committed(tid, answer),
+            Purpose::Ended(tid) => self.on_ended(tid, answer),
             Purpose::CopyReported(task) => self.on_copy_reported(now, task, answer),
             Purpose::Nothing | Purpose::Prepared(..) | Purpose::Copied(_) | Purpose::Attempt(_) => {
             }

@@ -1,10 +1,11 @@
 //! The chunks on a data node: which version each is at, and what is written but not decided.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use super::asks::Purpose;
 use super::{Action, Member};
-use crate::ids::{ChunkId, Tid};
-use crate::message::{ChunkReport, Payload, Record};
+use crate::ids::{ChunkId, Millis, Tid};
+use crate::message::{Answer, Ask, ChunkReport, Payload, Record};
 use crate::meta::ChunkPlace;
 
 /// A chunk as a node has it.
@@ -77,6 +78,16 @@ impl Chunks {
 
     pub(super) fn version(&self, id: &ChunkId) -> Option<u64> {
         self.0.get(id).map(|chunk| chunk.version)
+    }
+
+    /// Transactions whose end this node has not heard.
+    pub(super) fn undecided(&self) -> BTreeSet<Tid> {
+        self.0.values().filter_map(|chunk| chunk.pending.map(|pending| pending.tid)).collect()
+    }
+
+    fn of(&self, tid: Tid) -> Vec<ChunkId> {
+        let waits = |chunk: &&Local| chunk.pending.is_some_and(|pending| pending.tid == tid);
+        self.0.values().filter(waits).map(|chunk| chunk.place.id).collect()
     }
 
     pub(super) fn reports(&self) -> Vec<ChunkReport> {
@@ -157,6 +168,26 @@ impl Member {
         if !commit && local.is_some_and(|l| l.version == 0 && l.pending.is_none()) {
             // It was made for a transaction that never was.
             self.delete_chunk(id);
+        }
+    }
+
+    /// Whoever wrote may have died before it told how a transaction ended: what is undecided for
+    /// longer than a heartbeat is asked for. Nothing else would settle it before the next write.
+    pub(super) fn ask_for_ends(&mut self, now: Millis) {
+        let undecided = self.chunks.undecided();
+        let before = std::mem::replace(&mut self.undecided, undecided);
+        let deadline = now + self.settings.timing.heartbeat_timeout_ms;
+        for tid in before.intersection(&self.undecided.clone()) {
+            if !self.txns.contains_key(tid) {
+                self.ask(now, Ask::Outcome { tid: *tid }, Purpose::Ended(*tid), deadline);
+            }
+        }
+    }
+
+    pub(super) fn on_ended(&mut self, tid: Tid, answer: Option<Answer>) {
+        let Some(Answer::Outcome(commit)) = answer else { return };
+        for id in self.chunks.of(tid) {
+            self.finish_chunk(id, tid, commit);
         }
     }
 

@@ -8,7 +8,7 @@ mod chunks;
 mod recovery;
 mod txn;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use self::asks::{Pending, Purpose};
 pub use self::chunks::{Local, StoreOp, Undecided};
@@ -169,6 +169,8 @@ pub struct Member {
     txns: BTreeMap<Tid, Txn>,
     copies: BTreeMap<u64, Copying>,
     chunks: chunks::Chunks,
+    /// What was undecided at the last heartbeat.
+    undecided: BTreeSet<Tid>,
     heartbeat_at: Millis,
     heartbeat_open: bool,
     report_open: bool,
@@ -197,6 +199,7 @@ impl Member {
             txns: BTreeMap::new(),
             copies: BTreeMap::new(),
             chunks: chunks::Chunks::new(chunks),
+            undecided: BTreeSet::new(),
             heartbeat_at: now,
             heartbeat_open: false,
             report_open: false,
@@ -323,6 +326,7 @@ impl Member {
             self.send_report(now, ticket);
         } else if !self.report_open {
             self.become_ready(now);
+            self.ask_for_ends(now);
         }
     }
 

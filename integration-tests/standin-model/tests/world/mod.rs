@@ -466,6 +466,12 @@ impl World {
         assert_eq!(self.ask_now("dn1", Ask::Change(command)), Answer::Done);
     }
 
+    /// Chunks on running nodes with rows that are neither in nor out.
+    pub(crate) fn undecided(&self) -> usize {
+        let running = self.members.values().filter_map(|member| member.running.as_ref());
+        running.flat_map(Member::chunks).filter(|chunk| chunk.pending.is_some()).count()
+    }
+
     /// All rows, once per live replica that counts.
     pub(crate) fn rows_by_replica(&mut self) -> BTreeMap<(String, Alias), Vec<u64>> {
         let ask = Ask::Table { db: "dfs://d".to_owned(), name: "t".to_owned() };
