@@ -42,7 +42,7 @@ impl Prober {
         let mut doubts = Vec::new();
         let mut taken: Vec<NodeAlias> = Vec::new();
         for spec in controllers {
-            match self.tell(&spec, command, &arguments).await {
+            match self.tell(&spec, command, &arguments, order.pay).await {
                 Told::Taken => taken.push(spec.alias),
                 Told::Down => {}
                 Told::Not(why) => doubts.push(format!("`{}`: {why}", spec.alias)),
@@ -58,7 +58,13 @@ impl Prober {
         Err(format!("`{command}` did not reach `{leader}`, which leads"))
     }
 
-    async fn tell(&self, spec: &NodeSpec, command: &'static str, arguments: &[Value]) -> Told {
+    async fn tell(
+        &self,
+        spec: &NodeSpec,
+        command: &'static str,
+        arguments: &[Value],
+        pay: bool,
+    ) -> Told {
         let pool = &self.0.pool;
         let mut lease = match pool.open(spec, Account::Operate, self.0.options.probe).await {
             Ok(lease) => lease,
@@ -72,6 +78,8 @@ impl Prober {
         let call = Call::plain(self.0.options.command);
         match lease.function(command, arguments, &call).await {
             Ok(_) => Told::Taken,
+            // What it does not know, nobody has told it before: there is nothing to undo.
+            Err(error) if pay && error.is_unknown_function() => Told::Taken,
             Err(error) => Told::Not(words(&error)),
         }
     }

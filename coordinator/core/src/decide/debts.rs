@@ -23,21 +23,26 @@ impl Work<'_> {
     /// Has the effects recorded and brought about that a host's time down needs. True when all are in
     /// force.
     pub(super) fn effects_in_force(&mut self, token: Token) -> bool {
-        let mut all = true;
+        let debts: Vec<&Debt> = self.state.debts_of(&self.rollout.cluster).collect();
         for effect in self.effects() {
-            let debts = self.state.debts_of(&self.rollout.cluster);
-            let alike = debts.filter(|d| d.effect.is_alike(effect)).find(|d| d.token == token);
-            match alike {
-                Some(debt) if debt.in_force => {}
-                Some(debt) => {
-                    all = false;
-                    self.wait(open(debt, "it is not brought about yet"));
-                }
-                None => {
-                    all = false;
-                    let rollout = self.rollout.id.clone();
-                    self.commands.push(Cmd::RecordDebt { rollout, token, effect });
-                }
+            if !debts.iter().any(|debt| debt.token == token && debt.effect.is_alike(effect)) {
+                let rollout = self.rollout.id.clone();
+                self.commands.push(Cmd::RecordDebt { rollout, token, effect });
+                return false;
+            }
+        }
+        let mut all = true;
+        for debt in debts {
+            // What was there before an earlier host's turn comes back first: it is never read as it
+            // is in between (S10).
+            let what = if debt.token == token {
+                "it is not brought about yet"
+            } else {
+                "it is left from an earlier hold and not undone yet"
+            };
+            if debt.token != token || !debt.in_force {
+                all = false;
+                self.wait(open(debt, what));
             }
         }
         all
@@ -47,6 +52,14 @@ impl Work<'_> {
         let mut effects = Vec::new();
         if self.rollout.plan.policy.recovery == RecoveryPolicy::Suspend {
             effects.push(Effect::SuspendedRecovery);
+        }
+        // Else a DolphinDB controller starts again what is stopped, in the middle of its host's turn.
+        // Where the setting cannot be read, the interlock alone keeps nodes from starting (S6).
+        let seen = self.view.clusters.get(&self.rollout.cluster).and_then(|c| c.facts.as_ref());
+        if let Some(Probe::Known(original_s @ 1..)) =
+            seen.map(|seen| &seen.value.restart_interval_s)
+        {
+            effects.push(Effect::RestartInterval { original_s: *original_s });
         }
         effects
     }

@@ -9,8 +9,8 @@ use grayfin_coordinator_core::{
 };
 use grayfin_types::{
     Code, DdbVersion, HostId, NodeAlias, OrderNumber, RolloutId, Token,
-    facts::NodeRole,
-    plan::DebtOrder,
+    facts::{NodeRole, Probe},
+    plan::{DebtOrder, Effect},
     status::CanaryStatus,
     step::{Happened, Report, SequenceState, Step},
 };
@@ -66,6 +66,7 @@ pub(crate) struct PlayedHostAgent {
     pub(crate) rows_unread: u64,
     /// What it did in the cluster as a whole.
     pub(crate) effects: Vec<DebtOrder>,
+    effects_had: usize,
     /// It reaches no DolphinDB controller.
     pub(crate) cannot_reach: bool,
     staging: bool,
@@ -91,6 +92,7 @@ impl PlayedHostAgent {
             rows_lost: 0,
             rows_unread: 0,
             effects: Vec::new(),
+            effects_had: 0,
             cannot_reach: false,
             staging: false,
             canary: None,
@@ -347,6 +349,13 @@ impl PlayedHostAgent {
 
     /// What the host agent does by itself, connected or not.
     pub(crate) fn work(&mut self, model: &mut Model, connected: bool, now_ms: u64) {
+        for told in self.effects.iter().skip(self.effects_had) {
+            if let Effect::RestartInterval { original_s } = told.effect {
+                let now_s = if told.pay { original_s } else { 0 };
+                model.restart_interval_s = Probe::Known(now_s);
+            }
+        }
+        self.effects_had = self.effects.len();
         if self.staging {
             self.staging = false;
             self.report(Token(0), Step::Stage, Happened::Started);

@@ -4,6 +4,7 @@ use grayfin_coordinator_core::{Response, cmd::Action, explain::explain, status};
 use grayfin_types::{
     Code,
     event::Body,
+    facts::Probe,
     plan::{CanarySpec, Effect, RecoveryPolicy},
     status::RolloutState,
     step::Step,
@@ -145,4 +146,49 @@ fn an_abort_and_a_break_pay_what_is_open() {
     assert_eq!(world.control(Action::BreakHold { token }), Response::Done);
     world.until("it is paid after the end", |w| w.state.debts.is_empty());
     assert_eq!(world.state.active(&cluster()).map(|r| r.id.clone()), None);
+}
+
+#[test]
+fn nothing_that_was_stopped_is_started_again_by_a_controller() {
+    let mut world = World::new(3);
+    world.model.restart_interval_s = Probe::Known(60);
+    let mut wish = request(CanarySpec::Off);
+    wish.recovery = Some(RecoveryPolicy::Suspend);
+    assert!(world.start(&wish).ready);
+    world.until("db2 is down", |w| w.model.of_host(&host(2)).all(|n| !n.up));
+    assert_eq!(world.model.restart_interval_s, Probe::Known(0));
+    world.finish(RolloutState::Succeeded);
+    let debts = world.bodies().filter_map(|body| match body {
+        Body::Debt { effect: Effect::RestartInterval { original_s }, state, .. } => {
+            Some(format!("{original_s} {state}"))
+        }
+        _ => None,
+    });
+    // Each host reads what was there before, not what the host before it left behind.
+    let once = ["60 recorded", "60 in force", "60 paid"];
+    assert_eq!(debts.collect::<Vec<_>>(), [once, once, once].concat());
+    assert_eq!(world.model.restart_interval_s, Probe::Known(60));
+}
+
+#[test]
+fn a_restart_interval_that_is_off_or_cannot_be_read_is_left_alone() {
+    for seen in [Probe::Known(0), Probe::Unknown("not asked".to_owned())] {
+        let mut world = World::new(3);
+        world.model.restart_interval_s = seen;
+        assert!(world.start(&request(CanarySpec::Off)).ready);
+        world.finish(RolloutState::Succeeded);
+        assert_eq!(done(&world), (0, 0));
+    }
+}
+
+#[test]
+fn what_a_broken_hold_left_behind_is_undone() {
+    let mut world = World::new(3);
+    world.model.restart_interval_s = Probe::Known(60);
+    assert!(world.start(&request(CanarySpec::Off)).ready);
+    world.until("db2 is down", |w| w.model.of_host(&host(2)).all(|n| !n.up));
+    let token = world.token();
+    assert_eq!(world.control(Action::BreakHold { token }), Response::Done);
+    world.until("it is undone", |w| w.state.debts.is_empty());
+    world.until("it is as before", |w| w.model.restart_interval_s == Probe::Known(60));
 }

@@ -59,6 +59,7 @@ pub(crate) struct Model {
     pub(crate) chunks: Vec<Chunk>,
     pub(crate) factor: u32,
     pub(crate) recovery_tasks: u64,
+    pub(crate) restart_interval_s: Probe<u64>,
     pub(crate) settled_at: u64,
     pub(crate) elections: u32,
 }
@@ -106,6 +107,7 @@ impl Model {
             chunks,
             factor: 2,
             recovery_tasks: 0,
+            restart_interval_s: Probe::Known(0),
             settled_at: 0,
             elections: 0,
         }
@@ -236,7 +238,7 @@ impl Model {
             replication_factor: Probe::Known(self.factor),
             reliability_level: Probe::Known(1),
             recovery_wait_ms: Probe::Known(0),
-            restart_interval_s: Probe::Known(0),
+            restart_interval_s: self.restart_interval_s.clone(),
             chunks: Probe::Known(self.chunk_facts(now_ms)),
             recovery_tasks: Probe::Known(self.recovery_tasks),
             raft_groups: Probe::Known(Vec::new()),
