@@ -12,10 +12,14 @@ use grayfin_agent::{
         Control, RealDisk,
         fault::{Fault, FaultyDisk},
     },
-    process::{Presence, launch::Program, presence},
+    process::{Presence, launch::Program, presence, signal},
     steps::{Denied, Executor, Precheck, StepError, Stop, Why},
 };
-use grayfin_types::{Code, facts::MemoryObject, step::Step};
+use grayfin_types::{
+    Code,
+    facts::MemoryObject,
+    step::{Happened, Step},
+};
 
 fn version(host: &Host, alias: &str) -> String {
     let pid = host.process(alias).unwrap().pid;
@@ -375,6 +379,55 @@ async fn a_leader_that_does_not_take_the_order_to_start_is_soon_asked_again() {
     assert_eq!(host.fake.get(|inner| inner.start_orders), 4);
     // Three pauses of 3 s, as after an order that may have been taken, would be 9 s.
     assert!(begun.elapsed() < Duration::from_secs(9), "{:?}", begun.elapsed());
+    host.end_all().await;
+}
+
+#[tokio::test]
+async fn a_stop_of_which_nobody_knows_keeps_the_host_until_it_cannot_come_any_more() {
+    let mut host = Host::new("node");
+    host.start_all().await;
+    host.policy.late_stop_ms = 1_500;
+    host.fake.set(|inner| inner.stop_unknown = true);
+    host.run_to(Step::Start).await;
+    let begun = std::time::Instant::now();
+    host.run(Step::Join).await.unwrap();
+    assert!(begun.elapsed() >= Duration::from_millis(1_500), "{:?}", begun.elapsed());
+    // Once is enough.
+    host.policy.late_stop_ms = u64::MAX / 4;
+    host.run(Step::Join).await.unwrap();
+    host.end_all().await;
+}
+
+#[tokio::test]
+async fn a_stop_that_takes_effect_late_fails_the_join_and_not_the_next_host() {
+    let mut host = Host::new("node");
+    host.start_all().await;
+    host.policy.late_stop_ms = 600_000;
+    host.fake.set(|inner| inner.stop_unknown = true);
+    host.run_to(Step::Start).await;
+    let node = host.running("node43").await;
+    let late = async {
+        let watched = |(_, _, said): &(Step, bool, Happened)| matches!(said, Happened::Node { state, .. } if state.starts_with("watched"));
+        wait_for("a watch", || host.double.passing().iter().any(watched).then_some(())).await;
+        signal::send(&node, signal::Ending::Terminate).unwrap();
+    };
+    let (joined, ()) = tokio::join!(host.run(Step::Join), late);
+    let error = joined.unwrap_err();
+    assert_eq!(error.code, Code::JoinFailed, "{error}");
+    assert!(error.message.contains("node43") && error.message.contains("controller"), "{error}");
+    host.end_all().await;
+}
+
+#[tokio::test]
+async fn undoing_waits_for_a_stop_of_which_nobody_knows_too() {
+    let mut host = Host::new("node");
+    host.start_all().await;
+    host.policy.late_stop_ms = 1_500;
+    host.fake.set(|inner| inner.stop_unknown = true);
+    host.run_to(Step::Quiesce).await;
+    let begun = std::time::Instant::now();
+    host.undo(Step::Quiesce).await.unwrap();
+    assert!(begun.elapsed() >= Duration::from_millis(1_500), "{:?}", begun.elapsed());
     host.end_all().await;
 }
 

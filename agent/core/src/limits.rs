@@ -21,11 +21,13 @@ pub fn of(step: Step, undo: bool, policy: &Policy, nodes: usize) -> u64 {
         (Step::Stage, _) => policy.backup_timeout_ms.saturating_add(policy.upgrade_timeout_ms),
         (Step::Guard, _) => GUARD_MS,
         (Step::Quiesce | Step::Stop, false) => policy.stop_timeout_ms,
-        (Step::Quiesce, true) => starting.saturating_add(policy.join_timeout_ms),
+        (Step::Quiesce, true) => {
+            starting.saturating_add(policy.join_timeout_ms).saturating_add(policy.late_stop_ms)
+        }
         (Step::Stop, true) | (Step::Start, _) => starting,
         (Step::Backup, _) => policy.backup_timeout_ms,
         (Step::Upgrade, _) => policy.upgrade_timeout_ms,
-        (Step::Join, _) => policy.join_timeout_ms,
+        (Step::Join, _) => policy.join_timeout_ms.saturating_add(policy.late_stop_ms),
     };
     own.saturating_add(MARGIN_MS)
 }

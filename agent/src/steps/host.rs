@@ -32,9 +32,10 @@ const UNCLEAR_MAX: Duration = Duration::from_secs(2);
 
 /// Places inside steps at which a test can end the process, besides those that the runner and the
 /// ledger have: one before and after each kind of effect.
-pub const FAIL_POINTS: [&str; 16] = [
+pub const FAIL_POINTS: [&str; 17] = [
     "step.quiesce.kept_down",
     "step.quiesce.going_down",
+    "step.quiesce.stop_asked",
     "step.quiesce.stopped",
     "step.stop.going_down",
     "step.stop.stopped",

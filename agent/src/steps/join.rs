@@ -53,6 +53,7 @@ impl HostSteps {
             }
         }
         self.nothing_lost(ctx).await?;
+        self.late_stop_is_over(ctx).await?;
         Ok(format!("{} nodes run {} and are ready", ready.len(), ctx.plan().target).into())
     }
 

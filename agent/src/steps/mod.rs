@@ -46,6 +46,7 @@ mod guard;
 pub mod host;
 mod interlock;
 mod join;
+mod late;
 pub mod nodes;
 mod quiesce;
 mod reach;

@@ -12,6 +12,7 @@ use super::{
     Context, Go, Precheck, Seen, StepError,
     ending::{Ending, end, wait_gone},
     host::{HostSteps, file_error, names, place, process_error, works_on_data},
+    late,
     nodes::{Asked, NodeHere},
 };
 use crate::{
@@ -97,7 +98,9 @@ impl HostSteps {
         // another reason.
         self.start_controlling_nodes(ctx).await?;
         self.start_working_nodes(ctx).await?;
-        self.old_version_answers(ctx).await
+        let seen = self.old_version_answers(ctx).await?;
+        self.late_stop_is_over(ctx).await?;
+        Ok(seen)
     }
 
     /// Makes durable that nodes go down now, in the way that undoing looks for too.
@@ -246,15 +249,22 @@ impl HostSteps {
         specs: &[NodeSpec],
         running: &[NodeHere],
     ) -> Result<String, StepError> {
+        let aliases: Vec<NodeAlias> = specs.iter().map(|spec| spec.alias.clone()).collect();
+        let order = late::is_asked(ctx, &aliases)?;
+        place("step.quiesce.stop_asked");
         let why = match ctx.until(self.nodes.ask_stop(ctx, specs)).await? {
             Asked::Taken => {
                 let left = wait_gone(ctx, &endings(running), BY_CONTROLLER).await?;
                 if left.is_empty() {
+                    late::is_settled(ctx, order)?;
                     return Ok("stopped through the controller".to_owned());
                 }
                 return Ok("asked through the controller, and by signal after 10 s".to_owned());
             }
-            Asked::NotTaken(why) => why,
+            Asked::NotTaken(why) => {
+                late::is_settled(ctx, order)?;
+                why
+            }
             Asked::Unknown(why) => format!("it is unknown whether it took the order: {why}"),
         };
         Ok(format!("stopped by signal, because the controller did not stop them ({why})"))

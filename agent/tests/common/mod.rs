@@ -405,6 +405,8 @@ pub(crate) struct Inner {
     pub(crate) guards: usize,
     /// The controller takes orders to stop.
     pub(crate) stops_through_controller: bool,
+    /// Nobody knows whether the controller took the order to stop.
+    pub(crate) stop_unknown: bool,
     /// So many orders to start are not taken by the controller.
     pub(crate) starts_refused: usize,
     /// A version that is told instead of the real one.
@@ -485,8 +487,11 @@ impl Nodes for FakeNodes {
     fn ask_stop<'a>(&'a self, ctx: &'a Context, _: &'a [NodeSpec]) -> Boxed<'a, Asked> {
         let mut inner = self.inner.lock().unwrap();
         inner.stop_orders += 1;
-        let taken = inner.stops_through_controller;
+        let (taken, unknown) = (inner.stops_through_controller, inner.stop_unknown);
         drop(inner);
+        if unknown {
+            return Box::pin(std::future::ready(Asked::Unknown("the connection broke".into())));
+        }
         if taken {
             for (_, identity) in
                 found(ctx.installation()).into_iter().filter(|(a, _)| a == "node43")

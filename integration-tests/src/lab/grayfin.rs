@@ -139,6 +139,7 @@ impl Lab {
                 // Two election ticks.
                 ("leader_settled_ms", scaled(16_000.0)),
                 ("constructing_look_ms", scaled(10_000.0)),
+                ("late_stop_ms", scaled(30_000.0)),
                 // Three looks at least, as the shipped defaults have it.
                 ("fact_age_max_ms", Value::Integer(look_interval_ms.saturating_mul(3).max(5_000))),
                 ("free_floor_bytes", Value::Integer(1 << 20)),

@@ -128,6 +128,9 @@ pub struct Policy {
     pub start_timeout_ms: u64,
     /// For all nodes of a host to become ready.
     pub join_timeout_ms: u64,
+    /// How long a stop that was asked of a DolphinDB controller, and of which nobody knows whether it
+    /// was heard, may take to have an effect: the host is watched that long before it counts as up.
+    pub late_stop_ms: u64,
     /// For the cluster to recover after a host, before the rollout is held with a reason.
     pub recover_timeout_ms: u64,
     /// How often a node that died at start is started again after the first start.
@@ -158,6 +161,9 @@ impl Default for Policy {
             // Redo replay can take minutes.
             start_timeout_ms: 600_000,
             join_timeout_ms: 600_000,
+            // Such an order goes from the controller to its agent within a heartbeat; a node under load
+            // then takes minutes to end.
+            late_stop_ms: 300_000,
             // "Normally within about half an hour".
             recover_timeout_ms: 3_600_000,
             start_attempts: 3,

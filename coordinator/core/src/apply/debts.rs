@@ -144,6 +144,7 @@ fn limit_ms(policy: &Policy) -> u64 {
         policy.upgrade_timeout_ms,
         policy.start_timeout_ms,
         policy.join_timeout_ms,
+        policy.late_stop_ms,
     ]
     .into_iter()
     .fold(0, u64::saturating_add)
