@@ -1,7 +1,7 @@
 //! Fail points: named places where a test can end the process at once.
 //!
-//! Debug builds only; release builds contain none. `GRAYFIN_FAILPOINT=NAME[:N]` ends the process
-//! with code [`EXIT_CODE`] when it reaches the place NAME for the N-th time (1 by default). There is
+//! Debug builds only; release builds contain none. `GRAYFIN_FAILPOINT=NAME[:N],…` ends the process
+//! with code [`EXIT_CODE`] when it reaches one of the places NAME for the N-th time (1 by default). There is
 //! one before and after each durable write and each action, and `.torn` places in the middle of a
 //! write. [`all`] makes the list from the core's own list of steps, so that a new step cannot be
 //! forgotten; `grayfin-agent fail-points` prints it. `GRAYFIN_STOPPOINTS=NAME,NAME,…` makes the
@@ -46,16 +46,18 @@ struct Armed {
     left: AtomicU32,
 }
 
-fn armed() -> Option<&'static Armed> {
-    static ARMED: OnceLock<Option<Armed>> = OnceLock::new();
-    ARMED
-        .get_or_init(|| {
-            let text = std::env::var(VARIABLE).ok().filter(|_| cfg!(debug_assertions))?;
-            let (name, times) = text.rsplit_once(':').unwrap_or((&text, "1"));
+fn armed() -> &'static [Armed] {
+    static ARMED: OnceLock<Vec<Armed>> = OnceLock::new();
+    ARMED.get_or_init(|| {
+        let text = std::env::var(VARIABLE).ok().filter(|_| cfg!(debug_assertions));
+        let places = text.as_deref().unwrap_or_default().split(',').filter(|it| !it.is_empty());
+        let arm = |place: &str| {
+            let (name, times) = place.rsplit_once(':').unwrap_or((place, "1"));
             let left = AtomicU32::new(times.parse().unwrap_or(1));
-            Some(Armed { name: name.to_owned(), left })
-        })
-        .as_ref()
+            Armed { name: name.to_owned(), left }
+        };
+        places.map(arm).collect()
+    })
 }
 
 /// Tells whether the process should end now, at the place made of these parts.
@@ -64,9 +66,10 @@ pub(crate) fn hit(parts: &[&str]) -> bool {
         // For tests that ask which places a run passes.
         tracing::trace!(target: TARGET, place = parts.join("."), "passed");
     }
-    let Some(armed) = armed() else { return false };
-    armed.name.split('.').eq(parts.iter().flat_map(|part| part.split('.')))
-        && armed.left.fetch_sub(1, Ordering::SeqCst) == 1
+    armed().iter().any(|armed| {
+        armed.name.split('.').eq(parts.iter().flat_map(|part| part.split('.')))
+            && armed.left.fetch_sub(1, Ordering::SeqCst) == 1
+    })
 }
 
 /// Takes a place off the list of those at which the process stands still, if it is on it.
@@ -192,7 +195,7 @@ pub fn all() -> Vec<String> {
                 "ordered.abort",
             ])
             .chain(["ordered.close", "ordered.canary_start", "ordered.canary_stop"])
-            .chain(["ordered.canary_check"])
+            .chain(["ordered.canary_check", "ordered.debt"])
             .chain(["ended.up", "ended.refused", "ended.undone", "ended.failed"])
             .map(str::to_owned)
             .collect();

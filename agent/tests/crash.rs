@@ -28,10 +28,11 @@ const NOTHING: Option<&Plan> = None;
 const CHILD: &str = "GRAYFIN_TEST_AGENT";
 
 /// Places that no scenario here passes, each with the reason.
-const ELSEWHERE: [(&str, &str); 5] = [
+const ELSEWHERE: [(&str, &str); 6] = [
     ("ledger.raised", "needs a term that grows within a session; the core's tests have that"),
     ("ledger.host_restarted", "the boot id cannot be changed here; the core's tests do"),
     ("ledger.canary_answered", "needs five canary orders; the link's tests give them"),
+    ("ledger.ordered.debt", "the coordinator played here knows no debts; labs order them"),
     ("act.fetch_package", "the model host has its package"),
     ("ledger.journal", "the model host journals in `upgrade` only"),
 ];

@@ -267,6 +267,23 @@ async fn an_upgrade_that_breaks_at_any_operation_is_undone() {
     host.end_all().await;
 }
 
+/// The host agent may die when all is taken back and that is not yet in its ledger.
+#[tokio::test]
+async fn an_upgrade_that_is_taken_back_already_is_taken_back_again() {
+    let host = Host::new("dolphindb");
+    host.run_to(Step::Backup).await;
+    let before = host.software();
+    host.run(Step::Upgrade).await.unwrap();
+    host.undo(Step::Upgrade).await.unwrap();
+    host.undo(Step::Upgrade).await.unwrap();
+    // Or in the middle of removing the old tree, with its list gone.
+    let ctx = host.context(Step::Upgrade);
+    let name = format!(".grayfin-old-server-{}", ctx.token());
+    fs::create_dir(host.installation.server_dir.with_file_name(name)).unwrap();
+    host.undo(Step::Upgrade).await.unwrap();
+    assert_eq!(host.software(), before);
+}
+
 #[tokio::test]
 async fn an_upgrade_that_was_interrupted_at_any_operation_is_completed() {
     let mut host = Host::new("node");

@@ -267,8 +267,13 @@ impl Lab {
 
     /// The hosts in the order of the plan, by number.
     pub async fn order(&self) -> anyhow::Result<Vec<u8>> {
-        self.wait_ready(TO, &CANARY).await?;
-        let plan = self.preflight(TO, &CANARY).await?.plan.context("a plan")?;
+        self.order_to(TO, &CANARY).await
+    }
+
+    /// The same of a plan to another version.
+    pub async fn order_to(&self, to: &str, more: &[&str]) -> anyhow::Result<Vec<u8>> {
+        self.wait_ready(to, more).await?;
+        let plan = self.preflight(to, more).await?.plan.context("a plan")?;
         plan.hosts.iter().map(|host| self.number_of(&host.host)).collect()
     }
 
@@ -411,13 +416,18 @@ impl Lab {
 
     /// The place at which a host's agent stood last.
     pub fn last_stop(&self, host: u8) -> anyhow::Result<String> {
+        self.last_place(host, "stop point reached")
+    }
+
+    /// The place that a host's agent wrote into its log last, behind these words.
+    pub fn last_place(&self, host: u8, words: &str) -> anyhow::Result<String> {
         let folder = self.paths().agent(&self.host(host)?.name);
         let log = fs::read_to_string(folder.join("grayfin-agent.log"))?;
-        let line = log.lines().rev().find(|line| line.contains("stop point reached"));
-        let line = line.with_context(|| format!("no stop in the log of host {host}"))?;
+        let line = log.lines().rev().find(|line| line.contains(words));
+        let line = line.with_context(|| format!("no `{words}` in the log of host {host}"))?;
         let place = line.split("place=").nth(1).context("a stop has a place")?;
         let place = place.trim_start_matches('"');
-        let end = |letter: char| !(letter.is_ascii_alphanumeric() || ".-_".contains(letter));
+        let end = |letter: char| !(letter.is_ascii_alphanumeric() || "._".contains(letter));
         Ok(place.split(end).next().unwrap_or_default().to_owned())
     }
 

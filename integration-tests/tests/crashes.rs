@@ -1,131 +1,207 @@
-//! `kill -9` of the host agent and of the coordinator, once during each step of the host sequence,
-//! then started again: the rollout ends by itself, no host is down beside another, every node was
-//! restarted exactly once, and no acknowledged row of the canary is missing.
+//! `kill -9` of the host agent, of the coordinator, and of both at places of the code's own list, then
+//! started again: the rollout ends by itself or says what is to be done, no host is down beside
+//! another, and no acknowledged row of the canary is missing.
 //!
 //! The agents stand still at named places (SIGSTOP, by `GRAYFIN_STOPPOINTS`, debug builds only), so
-//! that each kill hits its step. Could run on a real cluster.
+//! that each kill hits its step. Could run on a real cluster, but for the changed software.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use anyhow::ensure;
 use grayfin_types::status::{HostPhase, RolloutStatus};
 use grayfin_types::step::Step;
+use integration_tests::binaries::Binaries;
+use integration_tests::matrix::{self, Passed, Places, Run, Victim};
 use integration_tests::suite::{self, CANARY, FROM, ROLLOUT_LIMIT, TO};
 use integration_tests::{Lab, Options, Target, wait};
 
+/// Here somebody changes a file of the new software: the upgrade fails and is undone.
+const SPOIL_AT: &str = "act.verify.upgrade.before";
+/// Steps with effects that are undone.
+const UNDONE: [&str; 4] = ["upgrade", "backup", "stop", "quiesce"];
+/// In front of the generated table.
+const TABLE_BEGINS: &str = "<!-- generated: `docs/develop/testing.md` says how -->";
+
+fn options() -> Options {
+    Options { version: FROM.to_owned(), ..Options::default() }
+}
+
 /// One place in each step.
-fn places(before: bool) -> Vec<String> {
+fn in_each_step(before: bool) -> Vec<String> {
     let side = if before { "before" } else { "after" };
     Step::ALL.iter().map(|step| format!("act.execute.{step}.{side}")).collect()
 }
 
 /// Places in the middle: each right after something was written that says what is about to be done,
-/// and one between two renames of the upgrade.
-fn places_between() -> Vec<String> {
+/// in the middle of such a write, and one between two renames of the upgrade.
+fn in_between() -> Vec<String> {
     let mut places: Vec<String> =
         Step::ALL.iter().map(|step| format!("ledger.started.{step}.after")).collect();
     places.extend(
-        ["ledger.captured.after", "ledger.going_down.after", "ledger.first_start.after"]
-            .map(str::to_owned),
+        [
+            "ledger.captured.after",
+            "ledger.going_down.after",
+            "ledger.started.upgrade.torn",
+            "ledger.first_start.torn",
+            "ledger.first_start.after",
+            "step.upgrade.operation",
+            "ledger.ended.up.after",
+            "ledger.ordered.close.before",
+        ]
+        .map(str::to_owned),
     );
-    places.push("step.upgrade.operation".to_owned());
-    places.extend(["ledger.ended.up.after", "ledger.ordered.close.before"].map(str::to_owned));
     places
 }
 
-/// Kills by host: the places that are left for its agent to stand at.
-type Left = BTreeMap<u8, Vec<String>>;
+/// Places in the undoing of a failed upgrade, and in what a host agent does first after a crash.
+fn on_the_way_back() -> Vec<String> {
+    let mut places: Vec<String> = UNDONE.map(|step| format!("act.undo.{step}.before")).to_vec();
+    places.extend(UNDONE.map(|step| format!("ledger.undone.{step}.before")));
+    places.extend(["act.settle.upgrade.after", "act.settle.start.before"].map(str::to_owned));
+    places
+}
 
-/// Lets the rollout run to its end; `at` is called for each agent that stands still, with the place.
-async fn drive(
-    lab: &Lab,
-    id: &str,
-    left: &mut Left,
-    mut at: impl AsyncFnMut(&Lab, u8, &[String]) -> anyhow::Result<()>,
-) -> anyhow::Result<RolloutStatus> {
-    loop {
-        // Either somebody stands, or it is over.
-        let hosts: Vec<u8> = left.keys().copied().collect();
-        let what = format!("a host agent to stand still, or rollout {id} to end");
-        let standing = wait::until(&what, ROLLOUT_LIMIT, || async {
-            for host in &hosts {
-                if lab.agent_stands(*host).await.map_err(|error| format!("{error:#}"))? {
-                    return Ok(Some(*host));
+/// All places of the code's own list.
+async fn fail_points() -> anyhow::Result<Vec<String>> {
+    let binaries = tokio::task::spawn_blocking(Binaries::ensure).await??;
+    let mut command = tokio::process::Command::new(binaries.grayfin_agent());
+    let output = command.arg("fail-points").output().await?;
+    ensure!(output.status.success(), "`fail-points`: {output:?}");
+    Ok(String::from_utf8(output.stdout)?.lines().map(str::to_owned).collect())
+}
+
+async fn start(lab: &Lab) -> anyhow::Result<String> {
+    lab.wait_hosts_connected().await?;
+    lab.wait_ready(TO, &[]).await?;
+    lab.start_rollout(TO, &CANARY).await
+}
+
+/// Drives a rollout through its cells; everything must end well. Nodes of the host that was
+/// undone started once more than the others; the ones that a missing go turned back did, too.
+async fn end_well(lab: &Lab, run: Run) -> anyhow::Result<()> {
+    let undone = run.hosts.iter().find(|(_, it)| it.sabotage.is_some()).map(|(host, _)| *host);
+    let observer = lab.observer()?;
+    let (id, halts) = matrix::drive(lab, run, start).await?;
+    let seen = observer.stop();
+    lab.ensure_succeeded(&id, TO, &seen).await?;
+    let expected = usize::from(undone.is_some());
+    ensure!(halts >= expected, "the upgrade that somebody spoilt did not fail");
+    suite::say(&format!("{halts} halts"));
+    if halts > expected {
+        return Ok(());
+    }
+    let nodes = lab.cluster().nodes.iter().filter(|node| Some(node.host) == undone);
+    let others: BTreeMap<&str, usize> = nodes.map(|node| (node.alias(), 3)).collect();
+    lab.ensure_restarts(&seen, 2, &others)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn agents_killed_in_every_step_and_in_undoing_one_are_started_again() {
+    suite::in_lab(&options(), async |lab| {
+        let hosts = lab.order().await?;
+        let mut first = Places::of(Victim::Agent, in_each_step(true));
+        first.left.extend(on_the_way_back());
+        first.sabotage = Some(SPOIL_AT.to_owned());
+        let others = [
+            Places::of(Victim::Agent, in_each_step(false)),
+            Places::of(Victim::Agent, in_between()),
+        ];
+        let run = hosts.into_iter().zip([first].into_iter().chain(others)).collect();
+        end_well(lab, Run { hosts: run, shared: Vec::new() }).await
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_coordinator_killed_in_every_step_alone_or_with_the_agent_comes_back() {
+    suite::in_lab(&options(), async |lab| {
+        let hosts = lab.order().await?;
+        let places = [
+            Places::of(Victim::Coordinator, in_each_step(true)),
+            Places::of(Victim::Coordinator, in_each_step(false)),
+            Places::of(Victim::Both, in_each_step(true)),
+        ];
+        let run = hosts.into_iter().zip(places).collect();
+        end_well(lab, Run { hosts: run, shared: Vec::new() }).await
+    })
+    .await;
+}
+
+/// The matrix in the documentation is the one that is tested.
+#[tokio::test]
+async fn the_documented_matrix_is_the_codes_own() {
+    let table = matrix::table(&fail_points().await.unwrap()).unwrap();
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/develop/crash-matrix.md");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let (head, _) = text.split_once(TABLE_BEGINS).unwrap();
+    let expected = format!("{head}{TABLE_BEGINS}\n\n{table}");
+    if std::env::var_os("GRAYFIN_WRITE_MATRIX").is_some() {
+        std::fs::write(&file, expected).unwrap();
+        return;
+    }
+    assert!(
+        text == expected,
+        "docs/develop/crash-matrix.md is not what the code's list of places makes: \
+         `GRAYFIN_WRITE_MATRIX=1 cargo test --test crashes documented` writes it"
+    );
+}
+
+/// Every place that a rollout on a lab passes, with one victim: each host has a third of them, for
+/// only so many attempts at a step are allowed.
+async fn complete(victim: Victim) {
+    suite::in_lab(&options(), async |lab| {
+        let hosts = lab.order().await?;
+        let mut run = Run::default();
+        for host in &hosts {
+            run.hosts.insert(*host, Places::of(victim, Vec::new()));
+        }
+        let mut going = 0;
+        for place in fail_points().await? {
+            if !matrix::is_cell(&place, victim) {
+                continue;
+            }
+            let mut host = hosts[0];
+            match matrix::passed(&place)? {
+                Passed::Elsewhere(_) => continue,
+                Passed::Canary => {
+                    run.shared.push(place);
+                    continue;
+                }
+                Passed::Undo => {}
+                // The first host has enough with its way back.
+                Passed::Going => {
+                    host = hosts[going % hosts.len()];
+                    going += 1;
+                    if place == SPOIL_AT && host == hosts[0] {
+                        host = hosts[1];
+                    }
                 }
             }
-            let status = lab.rollout(id).await.map_err(|error| format!("{error:#}"))?;
-            if status.state.is_final() { Ok(None) } else { Err(suite::summary(&status)) }
-        })
-        .await?;
-        let Some(host) = standing else { return lab.rollout(id).await };
-        let place = lab.last_stop(host)?;
-        suite::say(&format!("host {host} stands at {place}"));
-        let places = left.entry(host).or_default();
-        let known = places.iter().position(|it| *it == place);
-        let Some(known) = known else { anyhow::bail!("nobody asked for a stop at {place}") };
-        places.remove(known);
-        let places = places.clone();
-        at(lab, host, &places).await?;
-    }
-}
-
-fn ensure_all_reached(left: &Left) -> anyhow::Result<()> {
-    let missed: Vec<&String> = left.values().flatten().collect();
-    ensure!(missed.is_empty(), "these places were never reached: {missed:?}");
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn agents_killed_in_every_step_are_started_again_and_the_rollout_ends() {
-    let options = Options { version: FROM.to_owned(), ..Options::default() };
-    suite::in_lab(&options, async |lab| {
-        let mut left = Left::from([(1, places(true)), (2, places(false)), (3, places_between())]);
-        for (host, places) in &left {
-            lab.restart_agent_with_stops(*host, places).await?;
+            run.hosts.entry(host).and_modify(|it| it.left.push(place));
         }
-        lab.wait_hosts_connected().await?;
-        lab.wait_ready(TO, &[]).await?;
-        let observer = lab.observer()?;
-        let id = lab.start_rollout(TO, &CANARY).await?;
-        drive(lab, &id, &mut left, async |lab, host, places| {
-            // Dead, and alive again with the places that are left.
-            lab.kill(&Target::Agent(host)).await?;
-            lab.restart_agent_with_stops(host, places).await
-        })
-        .await?;
-        let seen = observer.stop();
-        lab.ensure_succeeded(&id, TO, &seen).await?;
-        lab.ensure_restarts(&seen, 2, &BTreeMap::new())?;
-        ensure_all_reached(&left)
+        run.hosts.entry(hosts[0]).and_modify(|it| it.sabotage = Some(SPOIL_AT.to_owned()));
+        end_well(lab, run).await
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_coordinator_killed_in_every_step_comes_back_and_the_rollout_ends() {
-    let options = Options { version: FROM.to_owned(), ..Options::default() };
-    suite::in_lab(&options, async |lab| {
-        let mut left = Left::from([(1, places(true)), (2, places(false))]);
-        for (host, places) in &left {
-            lab.restart_agent_with_stops(*host, places).await?;
-        }
-        lab.wait_hosts_connected().await?;
-        lab.wait_ready(TO, &[]).await?;
-        let observer = lab.observer()?;
-        let id = lab.start_rollout(TO, &CANARY).await?;
-        drive(lab, &id, &mut left, async |lab, host, _| {
-            // The agent works on without a coordinator for a while: it takes a second to come back.
-            lab.kill(&Target::Coordinator(1)).await?;
-            lab.agent_goes_on(host).await?;
-            lab.restart(&Target::Coordinator(1)).await
-        })
-        .await?;
-        let seen = observer.stop();
-        lab.ensure_succeeded(&id, TO, &seen).await?;
-        lab.ensure_restarts(&seen, 2, &BTreeMap::new())?;
-        ensure_all_reached(&left)
-    })
-    .await;
+#[ignore = "the complete matrix: see docs/develop/testing.md"]
+async fn complete_matrix_of_the_agent() {
+    complete(Victim::Agent).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "the complete matrix: see docs/develop/testing.md"]
+async fn complete_matrix_of_the_coordinator() {
+    complete(Victim::Coordinator).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "the complete matrix: see docs/develop/testing.md"]
+async fn complete_matrix_of_both() {
+    complete(Victim::Both).await;
 }
 
 /// What the coordinator does itself between two hosts: granting, soaking, closing, verifying.

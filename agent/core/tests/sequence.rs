@@ -382,6 +382,34 @@ fn a_half_made_upgrade_is_undone_when_the_retry_is_refused_by_the_guard() {
 }
 
 #[test]
+fn after_an_undo_a_retry_proves_the_package_again_but_not_in_the_middle_of_an_upgrade() {
+    // Files of the new software lay in the installation for a while and were moved back.
+    let mut driver = Driver::running();
+    driver.finish(fails(Step::Upgrade));
+    assert!(driver.order(5, Task::Retry));
+    let from = driver.entries.len();
+    driver.finish_well();
+    assert!(driver.trace(from).contains(&"started stage 1".to_owned()), "{:?}", driver.trace(from));
+    // A half-made upgrade needs what is left of the unpacked package as it is.
+    let mut driver = Driver::running();
+    let mut broken = fails(Step::Upgrade);
+    driver.finish(|action| match action {
+        Action::Undo { step: Step::Upgrade, .. } => {
+            Some(Outcome::Undid(Step::Upgrade, Err(failure(Step::Upgrade))))
+        }
+        _ => broken(action),
+    });
+    assert!(driver.order(5, Task::Retry));
+    let from = driver.entries.len();
+    driver.finish_well();
+    assert!(
+        !driver.trace(from).contains(&"started stage 1".to_owned()),
+        "{:?}",
+        driver.trace(from)
+    );
+}
+
+#[test]
 fn journals_end_with_their_undo_and_captured_values_stay() {
     let mut driver = Driver::at(Step::Stop);
     driver.turn(&mut |_| None);

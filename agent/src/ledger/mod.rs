@@ -334,7 +334,7 @@ fn append(log: &mut Log<Box<dyn Storage>>, entry: &Entry) -> Result<u64, Error> 
     failpoint::reach(&["ledger", &name, "before"]);
     if failpoint::hit(&["ledger", &name, "torn"]) {
         log.append_torn(entry);
-        failpoint::end(&name);
+        failpoint::end(&format!("ledger.{name}.torn"));
     }
     let position = log.append(entry)?;
     failpoint::reach(&["ledger", &name, "after"]);

@@ -16,6 +16,8 @@ use super::{
     procfs, signal,
 };
 
+/// How much of what a program said before its limit is told.
+const SAID_MAX: usize = 300;
 /// The variable that marks everything a helper starts.
 const MARK: &str = "GRAYFIN_HELPER";
 
@@ -152,7 +154,8 @@ impl Helper {
                 // The sweep of the caller ends the supervisor if it does not end by itself.
                 drop(tokio::time::timeout(EMPTY_LIMIT, child.wait()).await);
                 let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
-                Err(Error::Timeout { program: name.clone(), limit_ms })
+                let output = last_words(&words.text());
+                Err(Error::Timeout { program: name.clone(), limit_ms, output })
             }
         }
     }
@@ -254,6 +257,13 @@ fn plain(text: &str) -> String {
         }
     }
     out
+}
+
+/// The end of what a program said, on one line.
+fn last_words(text: &str) -> String {
+    let count = text.chars().count();
+    let end: String = text.chars().skip(count.saturating_sub(SAID_MAX)).collect();
+    if end.trim().is_empty() { "nothing".to_owned() } else { end.trim().replace('\n', " | ") }
 }
 
 #[cfg(test)]

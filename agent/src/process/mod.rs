@@ -83,12 +83,16 @@ pub enum Error {
         output: String,
     },
     /// A program did not end in time.
-    #[error("`{program}` did not end within {limit_ms} ms; everything it had started was ended")]
+    #[error(
+        "`{program}` did not end within {limit_ms} ms; everything it had started was ended; it said: {output}"
+    )]
     Timeout {
         /// The program.
         program: String,
         /// The limit.
         limit_ms: u64,
+        /// The end of what it said: perhaps a question that nobody answered.
+        output: String,
     },
     /// Something that a script started is still there.
     #[error("processes that `{program}` started are still there: {pids:?}; end them by hand")]

@@ -160,7 +160,8 @@ impl Systemctl {
             .map_err(run)?;
         let Ok(done) = tokio::time::timeout(CALL_LIMIT, child.wait_with_output()).await else {
             let limit_ms = u64::try_from(CALL_LIMIT.as_millis()).unwrap_or(u64::MAX);
-            return Err(Error::Timeout { program: name, limit_ms });
+            let output = "(not read)".to_owned();
+            return Err(Error::Timeout { program: name, limit_ms, output });
         };
         let done = done.map_err(run)?;
         if !done.status.success() {

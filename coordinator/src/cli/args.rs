@@ -164,6 +164,9 @@ pub(crate) enum Rollout {
         /// Watch until it ends
         #[arg(long)]
         watch: bool,
+        /// The wish's own id, for programs that repeat it: a repeat begins no second rollout
+        #[arg(long, value_name = "ID")]
+        request_id: Option<String>,
     },
     /// Watch until it ends, from the beginning
     Watch {

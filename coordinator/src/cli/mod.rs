@@ -113,8 +113,9 @@ async fn rollout(client: &Client, verb: &Rollout, output: Output) -> Result<Exit
         return steered;
     }
     match verb {
-        Rollout::Start { wish, yes, watch } => {
-            wish::start(client, wish, *yes, *watch, output).await
+        Rollout::Start { wish, yes, watch, request_id } => {
+            let how = wish::How { yes: *yes, watch: *watch, request_id: request_id.clone() };
+            wish::start(client, wish, how, output).await
         }
         Rollout::Watch { id, from } => watch::run(client, id.as_ref(), *from, output).await,
         Rollout::Status { id } => show::status(client, id.as_ref(), output).await,

@@ -48,16 +48,26 @@ pub(crate) async fn plan(client: &Client, wish: &Wish, output: Output) -> Result
     Ok(verdict(&answer))
 }
 
+/// How a rollout is started.
+#[derive(Debug, Clone)]
+pub(crate) struct How {
+    /// Without asking.
+    pub(crate) yes: bool,
+    /// Watched until it ends.
+    pub(crate) watch: bool,
+    /// The wish's own id, if a program gave one.
+    pub(crate) request_id: Option<String>,
+}
+
 /// Shows the plan, asks, starts, and watches if wanted.
 pub(crate) async fn start(
     client: &Client,
     wish: &Wish,
-    yes: bool,
-    then_watch: bool,
+    how: How,
     output: Output,
 ) -> Result<Exit, Error> {
     let mut plan_hash = String::new();
-    if !yes {
+    if !how.yes {
         if !output.can_ask() {
             return Err(Error::usage("nobody can be asked: this is no terminal")
                 .hint("`--yes` starts without asking; `grayfin plan` shows the plan"));
@@ -73,7 +83,8 @@ pub(crate) async fn start(
         }
         plan_hash.clone_from(&plan.hash);
     }
-    let started = send(client, wish, plan_hash).await?;
+    let request_id = how.request_id.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
+    let started = send(client, wish, request_id, plan_hash).await?;
     let answer: PlanAnswer = document::read("PlanAnswer", started.answer.as_ref())
         .map_err(|e| Error::from_chain(Exit::Internal, &e))?;
     let Ok(id) = started.rollout.parse() else {
@@ -81,19 +92,21 @@ pub(crate) async fn start(
     };
     let hash = answer.plan.as_ref().map_or("", |p| p.hash.as_str());
     output.either(&json!({ "id": id, "plan_hash": hash }), || format!("rollout {id} started\n"))?;
-    if then_watch {
+    if how.watch {
         return watch::run(client, Some(&id), 1, output).await;
     }
     output.note(&format!("hint: `grayfin rollout watch {id}` shows how it goes"));
     Ok(Exit::Done)
 }
 
-async fn send(client: &Client, wish: &Wish, plan_hash: String) -> Result<StartAnswer, Error> {
-    let request = StartRequest {
-        request_id: uuid::Uuid::new_v4().to_string(),
-        request: Some(document::wrap(&request(wish))),
-        plan_hash,
-    };
+async fn send(
+    client: &Client,
+    wish: &Wish,
+    request_id: String,
+    plan_hash: String,
+) -> Result<StartAnswer, Error> {
+    let request =
+        StartRequest { request_id, request: Some(document::wrap(&request(wish))), plan_hash };
     client
         .call(PLAN_MAX, |mut operator| {
             let request = request.clone();

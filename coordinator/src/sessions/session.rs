@@ -2,12 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use grayfin_coordinator_core::{Cmd, Response};
+use grayfin_coordinator_core::{Cmd, Response, cmd::Enrol};
 use grayfin_proto::{
     document,
     v1::{self, FromHost, Hello, Welcome, from_host, to_host},
 };
-use grayfin_types::{Generation, HostId, step::Happened};
+use grayfin_types::{Code, Generation, HostId, step::Happened};
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 
@@ -66,7 +66,9 @@ async fn greet(
         return Err(Status::invalid_argument("GF0703: a session begins with a hello"));
     };
     let peer = Peer::greet(host, generation, &hello).map_err(|e| e.status())?;
-    let enrol = Cmd::Enrol(peer.enrol(&hello).map_err(|e| e.status())?);
+    let enrol = peer.enrol(&hello).map_err(|e| e.status())?;
+    refuse_a_double(shared, &enrol)?;
+    let enrol = Cmd::Enrol(enrol);
     if !drives(shared).await {
         send(out, welcome(shared, 0, false)).await?;
         return Ok(None);
@@ -84,6 +86,25 @@ async fn greet(
         Ok(other) => Err(Status::internal(format!("GF9999: an enrolment was answered {other:?}"))),
         Err(refused) => Err(status::refused(&refused)),
     }
+}
+
+/// Refuses another host agent under the name of one that is there: it has a ledger of its own. The
+/// one that is there keeps its session; were it the wrong one, an operator would have to say so.
+fn refuse_a_double(shared: &Shared, hello: &Enrol) -> Result<(), Status> {
+    let state = shared.store.state();
+    let Some(known) = state.hosts.get(&hello.host) else { return Ok(()) };
+    let double = known.generation == hello.generation
+        && known.ledger_id != hello.ledger_id
+        && known.amnesic.is_none()
+        && shared.sight.read(|view| view.is_connected(&hello.host));
+    if !double {
+        return Ok(());
+    }
+    let why = format!(
+        "another host agent is connected as `{}`, with ledger `{}`: give each host a name and a certificate of its own; if this one is to take its place, stop the other first",
+        hello.host, known.ledger_id
+    );
+    Err(status::of(Code::BadIdentity, tonic::Code::PermissionDenied, &why))
 }
 
 async fn drives(shared: &Shared) -> bool {

@@ -37,6 +37,11 @@ impl Hold {
             // What is undone begins anew; what is half-way stays begun, so that it is undone should
             // the guard, which is asked again in any case (S4), say no.
             self.steps.retain(|step, now| *step != Step::Guard && *now != Progress::Undone);
+            // What an upgrade had taken back went through the installation, where anybody may have
+            // changed it: the package is proven anew, before anything is stopped (S5).
+            if !self.begun(Step::Upgrade) {
+                self.steps.remove(&Step::Stage);
+            }
             for progress in self.steps.values_mut().filter(|now| **now != Progress::Done) {
                 *progress = Progress::Failed;
             }

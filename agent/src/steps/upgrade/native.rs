@@ -105,6 +105,11 @@ impl HostSteps {
     }
 
     pub(super) fn undo_native(&self, ctx: &Context) -> Result<usize, StepError> {
+        // Taken back and removed by a life that ended before it could write that down. The comparison
+        // with the backup, which follows, tells whether that is so.
+        if !self.old_tree(ctx).join(OPERATIONS).exists() && !self.old_tree_holds_files(ctx)? {
+            return Ok(0);
+        }
         let Some(list) = self.load(ctx)? else { return Ok(0) };
         let ground = self.ground(ctx);
         take_back(&*self.disk, &ground, &list.operations)
@@ -119,15 +124,22 @@ impl HostSteps {
         if !old.is_dir() {
             return Ok(());
         }
-        let failed = |e: &crate::files::Error| file_error(ctx, Code::UndoFailed, e);
-        let found = crate::files::walk(&old, &|_| false).map_err(|e| failed(&e))?;
-        let holds_files =
-            found.iter().any(|f| !f.metadata.is_dir() && f.relative.as_os_str() != OPERATIONS);
-        if holds_files {
+        if self.old_tree_holds_files(ctx)? {
             let text = format!("{} still holds files of the old software", shown(&old));
             return Err(StepError::new(Code::UndoFailed, text));
         }
-        remove_tree(&*self.disk, &old).map_err(|e| failed(&e))
+        remove_tree(&*self.disk, &old).map_err(|e| file_error(ctx, Code::UndoFailed, &e))
+    }
+
+    /// Tells whether the old tree holds more than the list.
+    fn old_tree_holds_files(&self, ctx: &Context) -> Result<bool, StepError> {
+        let old = self.old_tree(ctx);
+        if !old.is_dir() {
+            return Ok(false);
+        }
+        let found = crate::files::walk(&old, &|_| false);
+        let found = found.map_err(|e| file_error(ctx, Code::UndoFailed, &e))?;
+        Ok(found.iter().any(|f| !f.metadata.is_dir() && f.relative.as_os_str() != OPERATIONS))
     }
 
     pub(in crate::steps) fn old_tree(&self, ctx: &Context) -> PathBuf {

@@ -87,7 +87,9 @@ impl HostSteps {
         let this = self.clone();
         let program = ctx.blocking(move |ctx| this.prepare_script(ctx)).await?;
         let answers = format!("y\n2\n{}\n", ctx.plan().target);
-        let limit = ctx.remaining().saturating_sub(MARGIN).max(Duration::from_secs(1));
+        // The policy's limit is the script's own; the step's is longer, for what surrounds it.
+        let own = Duration::from_millis(ctx.plan().policy.upgrade_timeout_ms);
+        let limit = ctx.remaining().saturating_sub(MARGIN).min(own).max(Duration::from_secs(1));
         let helper = self.helper(ctx);
         let outcome = ctx.until(helper.run(&program, &answers, limit)).await?;
         let outcome = outcome.map_err(|e| process_error(&e, "drive the upgrade script"))?;
