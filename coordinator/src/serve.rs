@@ -12,7 +12,7 @@ use tokio::{
 use crate::{
     config::{self, Config},
     driver,
-    group::GroupService,
+    group::{self, GroupService},
     server,
     shared::Shared,
     store::{self, Replicated, replicated},
@@ -54,6 +54,14 @@ pub enum Error {
     /// The Raft engine died: the process must end and be started again.
     #[error("GF9999: the Raft engine has stopped: {0}")]
     Fatal(String),
+    /// The group has removed this coordinator.
+    #[error(
+        "{said}; this coordinator ends: take it out of every list of coordinators, and give a new one a number that was never used"
+    )]
+    Removed {
+        /// The words of a member of the group.
+        said: String,
+    },
     /// The server ended with an error.
     #[error("serve")]
     Serve(#[from] tonic::transport::Error),
@@ -141,6 +149,7 @@ impl Running {
                 let why = fatal.ok().and_then(|l| l.fatal.clone());
                 Error::Fatal(why.unwrap_or_else(|| "without a reason".to_owned()))
             }
+            said = group::removed(&self.store, &self.shared.config.tls) => Error::Removed { said },
             ended = &mut self.server => match ended {
                 Ok(Err(error)) => error.into(),
                 Ok(Ok(())) => Error::Fatal("the server ended".to_owned()),
@@ -185,6 +194,11 @@ pub async fn run(config_file: &Path) -> Result<(), Error> {
         None => {
             tracing::info!("told to stop");
             running.stop().await
+        }
+        Some(error @ Error::Removed { .. }) => {
+            tracing::error!(%error, "the coordinator ends");
+            running.stop().await?;
+            Err(error)
         }
         Some(error) => {
             // Nothing can be drained through a dead engine; the log has everything.

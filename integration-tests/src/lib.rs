@@ -11,6 +11,8 @@ pub mod binaries;
 pub mod cli;
 pub mod ddb;
 pub mod demo;
+pub mod group;
+pub mod history;
 pub mod hostns;
 pub mod lab;
 pub mod matrix;

@@ -175,6 +175,12 @@ pub fn listening() -> BTreeSet<String> {
     text.lines().skip(1).filter_map(parse_listening).collect()
 }
 
+/// The same in the network that a process is in, which may be another one than ours.
+pub fn listening_beside(pid: i32) -> BTreeSet<String> {
+    let text = fs::read_to_string(format!("/proc/{pid}/net/tcp")).unwrap_or_default();
+    text.lines().skip(1).filter_map(parse_listening).collect()
+}
+
 /// `0: 2B084D7F:22D8 00000000:0000 0A …`: state 0A is LISTEN, the address is little endian.
 fn parse_listening(line: &str) -> Option<String> {
     let mut fields = line.split_ascii_whitespace();

@@ -70,12 +70,17 @@ pub async fn in_lab(options: &Options, test: impl AsyncFnOnce(&Lab) -> anyhow::R
 
 /// Hosts should be namespaces; a test that cannot have them is skipped, loudly, and fails in CI.
 fn may_isolate(options: &Options) -> bool {
-    if options.no_namespaces || Isolation::detect() != Isolation::Signals {
-        return true;
-    }
+    let why = if options.netns {
+        crate::lab::net::obstacle()
+    } else if options.no_namespaces || Isolation::detect() != Isolation::Signals {
+        None
+    } else {
+        Some("this user may not make namespaces (`unshare --user --pid --mount`)".to_owned())
+    };
+    let Some(why) = why else { return true };
     let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
-    assert!(!ci, "CI=true, and this user may not make namespaces (unshare)");
-    say("!!! SKIPPED: this user may not make namespaces (`unshare --user --pid --mount`)");
+    assert!(!ci, "CI=true, and {why}");
+    say(&format!("!!! SKIPPED: {why}"));
     false
 }
 

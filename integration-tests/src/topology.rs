@@ -84,6 +84,10 @@ pub struct Options {
     #[arg(skip)]
     #[serde(default)]
     pub relayed: bool,
+    /// Give every machine a network of its own, joined by a bridge: links can then be cut. For root.
+    #[arg(long)]
+    #[serde(default)]
+    pub netns: bool,
     /// Bring up the database's side only.
     #[arg(long)]
     pub no_grayfin: bool,
@@ -113,6 +117,7 @@ impl Default for Options {
             installation_cfg: Vec::new(),
             policy_cfg: Vec::new(),
             relayed: false,
+            netns: false,
             no_grayfin: false,
             no_namespaces: false,
         }
@@ -132,6 +137,11 @@ impl Range {
     /// The address with this last byte.
     pub fn address(self, last: u8) -> String {
         format!("127.{}.{}.{last}", self.a, self.b)
+    }
+
+    /// The same where every machine has a network of its own.
+    pub fn net_address(self, last: u8) -> String {
+        format!("10.{}.{}.{last}", self.a, self.b)
     }
 }
 
@@ -243,7 +253,10 @@ impl Topology {
         check(options)?;
         let dedicated = if options.dedicated_controllers { options.controllers } else { 0 };
         let total = options.hosts + dedicated;
-        let hosts: Vec<Host> = (1..=total).map(|number| host(number, range)).collect();
+        let at = |last: u8| {
+            if options.netns { range.net_address(last) } else { range.address(last) }
+        };
+        let hosts: Vec<Host> = (1..=total).map(|number| host(number, at)).collect();
         let clusters =
             (1..=options.clusters).map(|number| cluster(number, options, &hosts)).collect();
         let coordinators = (1..=options.coordinators)
@@ -251,7 +264,7 @@ impl Topology {
             .map(|number| Coordinator {
                 number,
                 name: format!("coordinator{number}"),
-                address: format!("{}:{COORDINATOR_PORT}", range.address(number)),
+                address: format!("{}:{COORDINATOR_PORT}", at(number)),
             })
             .collect();
         Ok(Self { range, hosts, coordinators, clusters })
@@ -328,9 +341,9 @@ fn octet(number: u8) -> u8 {
     u8::try_from(FIRST_OCTET + u16::from(number)).unwrap_or(u8::MAX)
 }
 
-fn host(number: u8, range: Range) -> Host {
+fn host(number: u8, at: impl Fn(u8) -> String) -> Host {
     let octet = octet(number);
-    Host { number, name: format!("host{octet}"), address: range.address(octet) }
+    Host { number, name: format!("host{octet}"), address: at(octet) }
 }
 
 fn cluster(number: u8, options: &Options, hosts: &[Host]) -> Cluster {

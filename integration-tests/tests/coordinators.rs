@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::ensure;
 use grayfin_types::event::{Body, Event};
 use grayfin_types::status::{HostPhase, RolloutState};
+use integration_tests::hostns::Command;
 use integration_tests::suite::{self, FROM, NOTICE_LIMIT, ROLLOUT_LIMIT, TO};
 use integration_tests::{Lab, Options, Target, processes, wait};
 use rustix::process::Signal;
@@ -117,6 +118,26 @@ async fn the_leader_killed_in_the_middle_of_a_host_is_replaced_and_the_rollout_e
     .await;
 }
 
+/// A removed coordinator ends, and does so again when somebody starts it again, while host agents and
+/// the command line still have it in their lists.
+async fn ended_by_itself(lab: &Lab, number: u8) -> anyhow::Result<()> {
+    let target = Target::Coordinator(number);
+    wait::until("the removed coordinator to end", NOTICE_LIMIT, || async {
+        let found = lab.processes_of(&target).await.map_err(|error| format!("{error:#}"))?;
+        if found.is_empty() { Ok(()) } else { Err("it runs".to_owned()) }
+    })
+    .await?;
+    let name = &lab.coordinator(number)?.name;
+    let folder = lab.paths().machine(name);
+    let program = lab.paths().programs().join("grayfin").display().to_string();
+    let config = folder.join("coordinator.toml").display().to_string();
+    let argv = [&program, "serve", "--config", &config].map(str::to_owned).to_vec();
+    let again = Command { argv, cwd: folder, env: BTreeMap::new() };
+    let done = lab.machine(name).run(again, NOTICE_LIMIT).await?;
+    ensure!(done.code == Some(4) && done.output.contains("GF0710"), "{done:?}");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_group_grows_to_five_and_shrinks_to_three_while_a_rollout_runs() {
     suite::in_lab(&options(5, Some(1)), async |lab| {
@@ -146,6 +167,7 @@ async fn the_group_grows_to_five_and_shrinks_to_three_while_a_rollout_runs() {
             // Removed, but still running and still in every list: it can do nothing.
             let refused = lab.cli(&["coordinator", "remove", "1"]).await?;
             ensure!(refused.code == Some(0), "a repeat: {}", suite::words(&refused));
+            ended_by_itself(lab, 1).await?;
             anyhow::Ok(())
         };
         let (changed, events) = tokio::join!(change, watch(lab, &id));

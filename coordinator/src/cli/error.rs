@@ -15,6 +15,8 @@ pub(crate) enum Exit {
     Usage = 2,
     /// Held: it waits, nothing is wrong.
     Held = 3,
+    /// This coordinator was removed from its group: starting it again is of no use.
+    Removed = 4,
     /// A fault of ours.
     Internal = 70,
 }

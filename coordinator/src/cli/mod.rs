@@ -138,6 +138,7 @@ fn serve_error(error: &crate::serve::Error) -> Error {
     let exit = match error {
         Serve::Config(_) | Serve::Tls(_) => Exit::Usage,
         Serve::Store(_) | Serve::Listen { .. } | Serve::System { .. } => Exit::Refused,
+        Serve::Removed { .. } => Exit::Removed,
         Serve::Fatal(_) | Serve::Serve(_) => Exit::Internal,
     };
     Error::from_chain(exit, error)

@@ -6,10 +6,11 @@ use grayfin_proto::{
     tls,
     v1::{Empty, Introduction, group_client::GroupClient},
 };
+use grayfin_types::Code;
 use tokio::task::JoinSet;
-use tonic::Request;
+use tonic::{Request, Status};
 
-use crate::store::Member;
+use crate::{server::status, store::Member};
 
 /// For the answer of a peer that lives: it needs no disk.
 const ANSWER_MAX: Duration = Duration::from_secs(1);
@@ -25,14 +26,29 @@ pub struct Reached {
 
 /// Asks the coordinator at an address who it is.
 pub async fn introduce(files: &tls::Files, address: &str) -> Result<Introduction, String> {
-    let channel = files.channel(address).map_err(|e| e.to_string())?;
+    ask(files, address).await.map_err(|status| status.message().to_owned())
+}
+
+/// Asks the coordinator at an address whether it takes this one for removed; returns its words if so.
+pub(super) async fn refusal(files: &tls::Files, address: &str) -> Option<String> {
+    let refused = ask(files, address).await.err()?;
+    let code = refused.metadata().get(status::CODE)?;
+    let removed = refused.code() == tonic::Code::PermissionDenied
+        && code.as_bytes() == Code::CoordinatorRefused.as_str().as_bytes();
+    removed.then(|| refused.message().to_owned())
+}
+
+async fn ask(files: &tls::Files, address: &str) -> Result<Introduction, Status> {
+    let channel = files.channel(address).map_err(|e| Status::unavailable(e.to_string()))?;
     let mut request = Request::new(Empty {});
     request.set_timeout(ANSWER_MAX);
     let call = async move { GroupClient::new(channel).introduce(request).await };
     match tokio::time::timeout(ANSWER_MAX, call).await {
-        Ok(Ok(answer)) => Ok(answer.into_inner()),
-        Ok(Err(status)) => Err(status.message().to_owned()),
-        Err(_) => Err(format!("no answer within {} s", ANSWER_MAX.as_secs())),
+        Ok(answer) => answer.map(tonic::Response::into_inner),
+        Err(_) => {
+            let why = format!("no answer within {} s", ANSWER_MAX.as_secs());
+            Err(Status::deadline_exceeded(why))
+        }
     }
 }
 

@@ -55,9 +55,7 @@ impl GroupService {
         match identity::of_peer(request) {
             Ok(Identity::Coordinator(id)) => {
                 if self.store.state().coordinators.removed.contains(&id) {
-                    let why = format!("coordinator {id} was removed from the group: stop it");
-                    let kind = tonic::Code::PermissionDenied;
-                    return Err(status::of(Code::CoordinatorRefused, kind, &why));
+                    return Err(self.refuse_removed(id));
                 }
                 Ok(id)
             }
@@ -66,6 +64,17 @@ impl GroupService {
             ))),
             Err(error) => Err(Status::unauthenticated(format!("GF0103: {error}"))),
         }
+    }
+
+    /// A removal is recorded first and done then; until it is done its vote may be needed for just
+    /// that, so it is only told to end when it is out.
+    fn refuse_removed(&self, id: u64) -> Status {
+        let (kind, why) = if self.store.applied_members().contains(&id) {
+            (tonic::Code::FailedPrecondition, "is being removed from the group")
+        } else {
+            (tonic::Code::PermissionDenied, "was removed from the group: stop it")
+        };
+        status::of(Code::CoordinatorRefused, kind, &format!("coordinator {id} {why}"))
     }
 
     fn check_instances(&self, caller: u64, message: &Sealed) -> Result<(), Status> {

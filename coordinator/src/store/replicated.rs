@@ -150,6 +150,11 @@ impl Replicated {
         &self.instance
     }
 
+    /// Returns the ids of the members as applied here: a change that is not yet committed is not seen.
+    pub fn applied_members(&self) -> Vec<u64> {
+        self.machine.members()
+    }
+
     /// Stops the engine and stores the state as it is.
     pub async fn close(&self) -> Result<(), Error> {
         self.raft.shutdown().await.map_err(|e| Error::Engine(e.to_string()))?;

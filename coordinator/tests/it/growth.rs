@@ -1,6 +1,9 @@
 //! The group as operators change it: growing, shrinking, replacing, the lead, a lost majority.
 
-use grayfin_coordinator::{config, group, serve::Running};
+use grayfin_coordinator::{
+    config, group,
+    serve::{Error, Running},
+};
 use grayfin_proto::{
     identity::Identity,
     v1::{
@@ -139,7 +142,7 @@ fn a_group_grows_hands_the_lead_over_shrinks_and_never_takes_a_removed_one_back(
         assert!(done.accepted, "{}", done.why);
         let all = [&one, &two, &three];
         let leader = site.leads(&all[1..]).await + 1;
-        let (next, other) = if leader == 1 { (&two, &three) } else { (&three, &two) };
+        let (next, mut other) = if leader == 1 { (two, three) } else { (three, two) };
 
         // The leader does not take itself out; the others can be.
         let remove = CoordinatorsAction::Remove;
@@ -150,6 +153,11 @@ fn a_group_grows_hands_the_lead_over_shrinks_and_never_takes_a_removed_one_back(
         let repeat = site.change(next.port, remove, other.id, 0, "gone").await.unwrap();
         assert!(repeat.accepted, "{}", repeat.why);
         assert_eq!(site.seen(next.port).await.coordinators.len(), 2);
+
+        // It finds out by itself, though nobody sends it anything any more, and ends.
+        let ended = tokio::time::timeout(DEADLINE, other.running.failed()).await.unwrap();
+        let words = ended.to_string();
+        assert!(matches!(ended, Error::Removed { .. }) && words.contains("GF0710"), "{words}");
 
         // It is refused by its certificate, and its number is never given again.
         let files = site.pki.files(&Identity::Coordinator(other.id));

@@ -29,6 +29,8 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 pub enum Isolation {
     /// PID and mount namespaces.
     Namespaces,
+    /// The same with a network of its own for each machine.
+    Networks,
     /// The same inside a user namespace, for users without the right to the former.
     UserNamespaces,
     /// None: processes and signals only.
@@ -62,6 +64,7 @@ impl Isolation {
     pub fn describe(self) -> &'static str {
         match self {
             Self::Namespaces => "hosts are PID and mount namespaces",
+            Self::Networks => "hosts are PID, mount and network namespaces",
             Self::UserNamespaces => "hosts are PID and mount namespaces inside user namespaces",
             Self::Signals => {
                 "no right to make namespaces: hosts are groups of processes, a power loss is a \
@@ -75,6 +78,9 @@ impl Isolation {
         let words: &[&str] = match self {
             Self::Namespaces => {
                 &["unshare", "--pid", "--mount", "--fork", "--mount-proc", "--kill-child"]
+            }
+            Self::Networks => {
+                &["unshare", "--net", "--pid", "--mount", "--fork", "--mount-proc", "--kill-child"]
             }
             Self::UserNamespaces => &[
                 "unshare",
@@ -177,10 +183,12 @@ impl Machine {
         let outer = ProcessId::of(outer_pid).context("the machine ended at once")?;
         let init = match self.isolation {
             Isolation::Signals => outer,
-            Isolation::Namespaces | Isolation::UserNamespaces => processes::children(outer_pid)
-                .into_iter()
-                .next()
-                .context("the namespace has no first process")?,
+            Isolation::Namespaces | Isolation::Networks | Isolation::UserNamespaces => {
+                processes::children(outer_pid)
+                    .into_iter()
+                    .next()
+                    .context("the namespace has no first process")?
+            }
         };
         let running = Running { boot_id: processes::boot_id(), outer, init };
         std::fs::write(self.record(), serde_json::to_vec(&running)?).context("note the machine")?;

@@ -160,6 +160,7 @@ impl Lab {
     pub async fn switch_on(&self, machine: &str) -> anyhow::Result<()> {
         let claim = range::claim_again(self.spec.topology.range);
         let mut owner = self.machine(machine).switch_on(claim).await?;
+        self.plug_in(machine)?;
         if self.ours {
             self.keep(owner);
             return Ok(());

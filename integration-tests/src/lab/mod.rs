@@ -10,6 +10,7 @@ mod control;
 mod database;
 mod grayfin;
 mod health;
+pub(crate) mod net;
 mod paths;
 mod status;
 mod up;
@@ -101,6 +102,7 @@ impl Lab {
         for name in self.spec.topology.machines() {
             self.machine(name).cut_power()?;
         }
+        self.cut_the_switch()?;
         for process in processes::belonging_to(self.paths.root(), &self.paths.programs()) {
             process.signal(rustix::process::Signal::KILL);
         }

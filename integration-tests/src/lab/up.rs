@@ -9,7 +9,7 @@ use anyhow::Context;
 use standin::config::Role;
 use standin::package::Release;
 
-use super::{Lab, Paths, Spec, config};
+use super::{Lab, Paths, Spec, config, net};
 use crate::binaries::Binaries;
 use crate::hostns::Isolation;
 use crate::packages::Packages;
@@ -36,8 +36,15 @@ pub(super) async fn bring_up(folder: &Path, options: &Options) -> anyhow::Result
     })
     .await??;
     tracing::info!(elapsed = ?started.elapsed(), "programs and packages are ready");
-    let isolation = if options.no_namespaces { Isolation::Signals } else { Isolation::detect() };
-    if isolation != Isolation::Namespaces {
+    let isolation = if options.netns {
+        net::may_make_networks()?;
+        Isolation::Networks
+    } else if options.no_namespaces {
+        Isolation::Signals
+    } else {
+        Isolation::detect()
+    };
+    if !matches!(isolation, Isolation::Namespaces | Isolation::Networks) {
         tracing::warn!("{}", isolation.describe());
     }
     let claim = range::claim()?;
@@ -54,9 +61,11 @@ pub(super) async fn bring_up(folder: &Path, options: &Options) -> anyhow::Result
     }
     tracing::info!(elapsed = ?started.elapsed(), range = %claim.range, "files are in place");
     let names: Vec<String> = lab.spec.topology.machines().map(str::to_owned).collect();
+    lab.power_the_switch().await?;
     for name in &names {
         let owner = lab.machine(name).switch_on(Some(claim.copy()?)).await?;
         lab.keep(owner);
+        lab.plug_in(name)?;
     }
     drop(claim);
     if options.relayed {

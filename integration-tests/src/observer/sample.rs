@@ -55,7 +55,13 @@ impl Sampler {
         for pid in pids {
             self.learn(pid, watched);
         }
-        let listening = processes::listening();
+        let mut listening = processes::listening();
+        // A lab may have networks of its own.
+        if watched.iter().any(|node| !node.address.starts_with("127.")) {
+            for pid in self.known.keys() {
+                listening.extend(processes::listening_beside(*pid));
+            }
+        }
         watched
             .iter()
             .enumerate()
