@@ -9,7 +9,9 @@ use grayfin_types::{ClusterId, OrderNumber, Token};
 use crate::{
     entry::{Answer, Authority, Body, Entry, Event, Order, StagingEvent, Task},
     mutation,
-    state::{CanaryTask, Cluster, Hold, Phase, Staging, StagingState, State, Wanted},
+    state::{
+        CanaryTask, Cluster, Hold, LastOrder, Phase, Staging, StagingState, State, Taken, Wanted,
+    },
 };
 
 /// An entry that cannot follow the state.
@@ -118,7 +120,16 @@ impl State {
             self.accepted(order, boot_id);
         }
         let cluster = self.clusters.entry(order.cluster.clone()).or_default();
-        cluster.last_order = Some((order.number, answer.clone()));
+        cluster.last_order = Some(LastOrder {
+            number: order.number,
+            taken: Some(Taken {
+                incarnation: order.authority.incarnation,
+                token: order.token,
+                rollout: order.rollout.clone(),
+                task: Arc::new(order.task.clone()),
+            }),
+            answer: answer.clone(),
+        });
         Ok(())
     }
 

@@ -165,6 +165,14 @@ pub enum Task {
 }
 
 impl Task {
+    /// Tells whether another task asks for the same. What came of a debt's order does not count.
+    pub fn asks_the_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Debt { debt, .. }, Self::Debt { debt: of_other, .. }) => debt == of_other,
+            (one, other) => one == other,
+        }
+    }
+
     /// Tells whether it belongs to a hold, so that its token counts.
     pub const fn needs_token(&self) -> bool {
         match self {

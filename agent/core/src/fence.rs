@@ -9,7 +9,7 @@ use grayfin_types::{
 use crate::{
     entry::{Answer, Authority, Body, Order, Task},
     mutation,
-    state::{Hold, Phase, State},
+    state::{Hold, LastOrder, Phase, State},
 };
 
 /// Why something is refused without leaving a trace in the ledger.
@@ -158,14 +158,14 @@ pub fn order(state: &State, order: &Order, boot_id: &str) -> Verdict {
         return Verdict::Refuse(refusal);
     }
     let last = state.cluster(&order.cluster).and_then(|c| c.last_order.as_ref());
-    if let Some((number, answer)) = last {
-        if order.number == *number && !mutation::is("s8-order-twice") {
-            return Verdict::Repeat(answer.clone());
+    if let Some(last) = last
+        && order.number <= last.number
+        && !mutation::is("s8-order-twice")
+    {
+        if last.is(order) || order.number == last.number && mutation::is("s8-number-is-identity") {
+            return Verdict::Repeat(last.answer.clone());
         }
-        if order.number < *number && !mutation::is("s8-order-twice") {
-            let why = format!("order {} comes after order {number} was taken", order.number);
-            return Verdict::Refuse(stale(why));
-        }
+        return Verdict::Refuse(stale(not_in_turn(order, last)));
     }
     if order.number.0 == 0 {
         return Verdict::Refuse(stale("an order needs a number".to_owned()));
@@ -177,6 +177,17 @@ pub fn order(state: &State, order: &Order, boot_id: &str) -> Verdict {
         boot_id: boot_id.to_owned(),
     };
     Verdict::Record(Box::new(body), answer)
+}
+
+/// Says why an order is not the next one, nor the last one again.
+fn not_in_turn(order: &Order, last: &LastOrder) -> String {
+    if order.number < last.number {
+        return format!("order {} comes after order {} was taken", order.number, last.number);
+    }
+    format!(
+        "order {} was taken before with another content, token or incarnation: it is not the same order",
+        order.number
+    )
 }
 
 fn judge(state: &State, order: &Order) -> Answer {

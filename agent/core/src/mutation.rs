@@ -12,6 +12,10 @@ pub const ALL: &[(&str, &str)] = &[
     ("s4-replicas-unchecked", "nobody asks whether every chunk keeps a replica elsewhere"),
     ("s6-swap-without-backup", "the software is replaced without a backup"),
     ("s8-order-twice", "an order that comes again, or late, runs again"),
+    (
+        "s8-number-is-identity",
+        "an order with a number that was used is answered like the one before",
+    ),
     ("s8-acts-before-it-writes", "the upgrade is begun without its durable intent"),
     ("s10-captures-again", "an original value is captured again after it was changed"),
     ("s12-no-first-start", "the new version is started without the first-start intent"),

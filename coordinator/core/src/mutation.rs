@@ -13,6 +13,7 @@ pub const ALL: &[(&str, &str)] = &[
     ("s7-chunks-unchecked", "chunks that recover, or lack replicas, do not count"),
     ("s7-versions-unchecked", "the version that nodes answer with does not count"),
     ("s8-amnesia-unnoticed", "a host agent with an old ledger is taken for whole"),
+    ("s8-closes-amnesic", "a close is decided for a host whose ledger is old"),
     ("s9-stale-is-fine", "facts of any age count"),
     ("s11-lost-rows-are-fine", "lost rows of the canary do not halt"),
     ("s13-memory-unchecked", "what is missing in memory afterwards does not count"),

@@ -142,6 +142,7 @@ impl Applier<'_> {
         let Some((host, token)) = held.map(|h| (h.host.clone(), h.token)) else {
             return Response::Done;
         };
+        let amnesic = self.may_only_look(&host);
         let Some(entry) = self.state.rollouts.get_mut(id) else { return Response::Done };
         let cluster = entry.cluster.clone();
         let Some(run) = entry.host_mut(&host) else { return Response::Done };
@@ -151,8 +152,10 @@ impl Applier<'_> {
                 | SequenceState::Refused { .. }
                 | SequenceState::Undone { .. }
                 | SequenceState::Closed,
-            ) => self.order_close(id, &host, CloseAs::Aborted),
-            None | Some(SequenceState::Running { .. } | SequenceState::Failed { .. }) => {
+            ) if !amnesic => self.order_close(id, &host, CloseAs::Aborted),
+            // What an amnesic one said last does not count: this waits until it may be told again, and
+            // its answer says where it stands then.
+            None | Some(_) => {
                 run.phase = HostPhase::Working { step: failed_step(run.sequence.as_ref()) };
                 if let Some(enrolment) = self.state.hosts.get_mut(&host) {
                     enrolment.push(&cluster, token, OrderKind::Abort, id, OrderBody::Nothing);
@@ -178,6 +181,11 @@ impl Applier<'_> {
             return wrong("name the host that is to be left out: none is held".to_owned());
         };
         let reason = format!("{} (`{}`)", control.reason, control.by);
+        let cluster = entry.cluster.clone();
+        let amnesic = self.may_only_look(&host);
+        let Some(entry) = self.state.rollouts.get_mut(id) else {
+            return wrong("it is gone".to_owned());
+        };
         let Some(run) = entry.host_mut(&host) else {
             return Response::refused(
                 Code::NoSuchObject,
@@ -189,6 +197,15 @@ impl Applier<'_> {
             (HostPhase::Granting, _) => {
                 self.drop_asking(id);
                 self.leave_out(id, &host, reason);
+            }
+            (HostPhase::Failed, _) if amnesic => {
+                return Response::refused(
+                    Code::AgentAmnesic,
+                    format!(
+                        "`{host}`'s host agent may only look: {}",
+                        ways::readmission(&cluster, &host, true)
+                    ),
+                );
             }
             (
                 HostPhase::Failed,

@@ -26,6 +26,9 @@ const CHECK_AGAIN_MS: u64 = 5_000;
 impl Work<'_> {
     pub(super) fn follow(&mut self, run: &HostRun) {
         let Some(token) = run.token else { return };
+        if run.phase != HostPhase::Granting && self.wait_for_readmission(&run.host) {
+            return;
+        }
         match &run.phase {
             HostPhase::Granting => self.granting(&run.host, token),
             HostPhase::Working { .. } => {
@@ -209,7 +212,7 @@ impl Work<'_> {
             {
                 let rollout = self.rollout.id.clone();
                 self.commands.push(Cmd::AbandonToken { rollout, token });
-            } else if !self.view.is_connected(&run.host) {
+            } else if !self.wait_for_readmission(&run.host) && !self.view.is_connected(&run.host) {
                 self.wait_for_agent(&run.host, "it has to bring the host up and close its hold");
             }
             return;

@@ -8,7 +8,7 @@ use grayfin_types::{
 };
 
 use super::{Input, Moment, Verdict, reason};
-use crate::hold;
+use crate::{hold, ways};
 
 pub(super) fn cluster_free(input: &Input<'_>) -> Verdict {
     let mut verdict = Verdict::default();
@@ -37,10 +37,7 @@ pub(super) fn agents_connected(input: &Input<'_>) -> Verdict {
                 Code::AgentAmnesic,
                 host.to_string(),
                 format!("its host agent may only look: {why}"),
-                format!(
-                    "put its ledger back; or prove the host's state and enrol it anew with a certificate of generation {}",
-                    enrolment.generation.next()
-                ),
+                ways::readmission(input.cluster, host, false),
             ));
         } else if !input.view.is_connected(host) {
             let lost = input.view.hosts.get(host).and_then(|h| h.lost_ms);
