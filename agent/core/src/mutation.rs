@@ -6,16 +6,14 @@ pub(crate) use grayfin_types::mutation::is;
 pub const ALL: &[(&str, &str)] = &[
     ("s2-older-authority", "commands of an older term or incarnation are obeyed"),
     ("s1-promise-while-held", "a promise is given while a hold is open"),
+    ("s1-run-while-held", "another hold is taken up while one is open"),
     ("s2-forgets-promise", "a promised token is taken up all the same: the promise is not kept"),
     ("s2-takes-promised-token", "a token at or below the floor is taken up"),
     ("s4-controllers-unchecked", "nobody asks whether a majority of the controllers stays"),
     ("s4-replicas-unchecked", "nobody asks whether every chunk keeps a replica elsewhere"),
     ("s6-swap-without-backup", "the software is replaced without a backup"),
     ("s8-order-twice", "an order that comes again, or late, runs again"),
-    (
-        "s8-number-is-identity",
-        "an order with a number that was used is answered like the one before",
-    ),
+    ("s8-readmit-without-floor", "a readmitted host does not take the floor of the others"),
     ("s8-acts-before-it-writes", "the upgrade is begun without its durable intent"),
     ("s10-captures-again", "an original value is captured again after it was changed"),
     ("s12-no-first-start", "the new version is started without the first-start intent"),

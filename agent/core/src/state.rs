@@ -33,6 +33,8 @@ pub struct State {
     pub floor: Token,
     /// The hold that is open here.
     pub hold: Option<Hold>,
+    /// The last readmission (S8).
+    pub readmitted: Option<String>,
     /// Per cluster.
     pub clusters: BTreeMap<ClusterId, Cluster>,
 }

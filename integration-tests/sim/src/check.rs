@@ -11,6 +11,7 @@ use grayfin_coordinator_core::{
 };
 use grayfin_types::{
     HostId, RolloutId, Token,
+    ledger::Readmit,
     status::RolloutState,
     step::{SequenceState, Step},
 };
@@ -67,7 +68,16 @@ impl World {
         }
         match cmd {
             Cmd::Grant { host, token, .. } => self.judge_grant(before, host, *token),
-            Cmd::Close { host, .. } => self.judge_recovered(host),
+            Cmd::Close { host, .. } => {
+                self.judge_not_amnesic(g, host);
+                self.judge_recovered(host);
+            }
+            Cmd::CloseBroken { token } => {
+                let broken = self.groups[g].state.broken.iter().find(|b| b.token == *token);
+                if let Some(host) = broken.map(|b| b.host.clone()) {
+                    self.judge_not_amnesic(g, &host);
+                }
+            }
             Cmd::Finish { rollout, ok: true, .. } => self.judge_success(g, rollout),
             Cmd::Finish { .. } => self.tally.note("rollout ended without the new version"),
             Cmd::Found { .. }
@@ -84,7 +94,6 @@ impl World {
             | Cmd::OrderAnswered(_)
             | Cmd::Reported { .. }
             | Cmd::Go(_)
-            | Cmd::CloseBroken { .. }
             | Cmd::SkipDone { .. }
             | Cmd::SetBaseline { .. }
             | Cmd::CanaryStart { .. }
@@ -132,6 +141,13 @@ impl World {
         self.tally.note("hold granted");
     }
 
+    /// S8: nothing is decided on what an old ledger said, once that is known.
+    fn judge_not_amnesic(&mut self, g: usize, host: &HostId) {
+        let enrolment = self.groups[g].state.hosts.get(host);
+        let known = enrolment.is_some_and(|e| e.amnesic.is_some());
+        self.truth.expect("S8", !known, || format!("a close of `{host}`, which is amnesic"));
+    }
+
     /// S7, S11, S13: before the hold of a host that is done is closed.
     fn judge_recovered(&mut self, host: &HostId) {
         let Some(h) = self.host_index(host) else { return };
@@ -162,8 +178,8 @@ impl World {
         self.truth.expect("S13", memory, || {
             format!("`{host}` is closed and what lived in its memory is not there")
         });
-        // An old copy that grew again has captured what an earlier life had changed already.
-        let old = self.truth.hosts[h].amnesic || self.truth.hosts[h].regrew;
+        // An old copy that nobody can tell has captured what an earlier life had changed already.
+        let old = self.truth.hosts[h].untold;
         self.truth.expect("S10", units || old, || {
             format!("`{host}` is closed and its units are not set as they were")
         });
@@ -237,7 +253,7 @@ impl World {
                 let number = (self.agents[h].ledger(), order.number.0);
                 let truth = &mut self.truth.hosts[h];
                 // What an old copy took up before, and a clone does not know of, it cannot know.
-                let again = !truth.orders.insert(number) && !truth.amnesic && !truth.regrew;
+                let again = !truth.orders.insert(number) && !truth.amnesic && !truth.untold;
                 self.truth.expect("S8", !again, || format!("order {} ran twice", order.number));
                 self.judge_order(h, before, &order.task, order.token);
             }
@@ -247,10 +263,44 @@ impl World {
                 let truth = &mut self.truth.hosts[h];
                 truth.authority = std::cmp::max(truth.authority, new);
             }
+            Body::Readmitted { readmit, authority } => {
+                let (readmit, by) = (readmit.clone(), (authority.incarnation.0, authority.term.0));
+                self.judge_readmitted(h, &readmit, by);
+            }
             Body::Made { .. }
             | Body::Ordered { .. }
             | Body::Staging { .. }
             | Body::CanaryAnswered { .. } => {}
+        }
+    }
+
+    /// S8: a host that goes on is proven, and refuses all that its lost ledger had promised away.
+    fn judge_readmitted(&mut self, h: usize, readmit: &Readmit, by: (u64, u64)) {
+        let id = self.agents[h].id.clone();
+        let operators = !readmit.act.starts_with("enrolment");
+        let (up, half) = (self.cluster.all_up(h), self.cluster.hosts[h].tree == Tree::Half);
+        self.truth.expect("S8", !operators || up && !half, || {
+            format!("`{id}` is readmitted while it is not up, or half-way")
+        });
+        let floor = self.agents[h].state.floor;
+        let truth = &mut self.truth.hosts[h];
+        let promised = truth.promised;
+        let all = floor >= promised;
+        truth.promised = promised.max(floor);
+        truth.authority = std::cmp::max(truth.authority, by);
+        if readmit.closes.is_some() || readmit.forget {
+            truth.disturbed = None;
+        }
+        truth.closed.extend(readmit.closes);
+        // An old ledger may be told once more what it does not remember.
+        truth.orders.clear();
+        (truth.amnesic, truth.aborted) = (false, None);
+        self.truth.expect("S8", all, || {
+            format!("`{id}` goes on with floor {floor} after it promised {promised} away")
+        });
+        self.tally.note(if operators { "host readmitted" } else { "floor taken at an enrolment" });
+        if readmit.closes.is_some() {
+            self.tally.note("hold closed by a readmission");
         }
     }
 
@@ -328,7 +378,7 @@ impl World {
             }
             Event::UndoStarted { step, .. } => {
                 let truth = &self.truth.hosts[h];
-                let old = truth.amnesic || truth.regrew;
+                let old = truth.amnesic || truth.untold;
                 let started = truth.first_start == Some(token) && !old;
                 self.truth
                     .expect("S12", !started, || format!("undo of `{step}` after first start"));
@@ -424,7 +474,7 @@ impl World {
             }
             let promised = self.truth.hosts[other].promised;
             let id = self.agents[other].id.clone();
-            self.truth.expect("S2", promised >= token || self.operator.readmitted(other), || {
+            self.truth.expect("S2", promised >= token, || {
                 format!("a host goes down under token {token}, `{id}` promised {promised} last")
             });
             let open = self.agents[other].state.hold.as_ref().map(|hold| hold.token);

@@ -19,6 +19,9 @@ impl Applier<'_> {
         if let Action::AttestPoweredOff { host, token } = &control.action {
             return self.attest(control, host, *token);
         }
+        if let Action::Readmit { host, ledger, floor, closes } = &control.action {
+            return self.readmit(control, host, ledger, *floor, *closes);
+        }
         let id = &control.rollout;
         let Some(entry) = self.state.rollouts.get(id) else {
             return Response::refused(Code::NoSuchObject, format!("there is no rollout `{id}`"));
@@ -40,7 +43,7 @@ impl Applier<'_> {
             Action::Skip { host } => self.skip(id, host.as_ref(), control),
             Action::RollbackHost => self.rollback_host(id),
             Action::BreakHold { token } => return self.break_hold(id, *token, control),
-            Action::AttestPoweredOff { .. } => Response::Done,
+            Action::AttestPoweredOff { .. } | Action::Readmit { .. } => Response::Done,
         };
         if answer == Response::Done {
             self.tell(control);

@@ -97,7 +97,10 @@ impl Applier<'_> {
         if enrolment.amnesic.is_some() {
             return Response::ignored("the host agent may only look");
         }
-        enrolment.ledger_position = enrolment.ledger_position.max(answer.ledger_position);
+        enrolment.heard(answer.ledger_position, &answer.chain);
+        if answer.promised {
+            enrolment.floor = enrolment.floor.max(answer.token);
+        }
         let Some(held) = self.state.holds.values_mut().find(|h| h.token == answer.token) else {
             return Response::ignored("no hold has this token");
         };

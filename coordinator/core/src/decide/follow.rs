@@ -74,7 +74,11 @@ impl Work<'_> {
             self.recovery_limit(run, soak);
             return;
         };
-        if !self.rows_are_there(&format!("{}:{}:{}", run.host, soak.token, run.attempt)) {
+        // Rows that were read back before a bad sample, or under an earlier leader, may be lost since:
+        // they are read again at the end of the soak that counts.
+        let term = self.state.lease.as_ref().map_or(0, |lease| lease.term.0);
+        let (token, attempt, restarts) = (soak.token, run.attempt, soak.restarts);
+        if !self.rows_are_there(&format!("{}:{token}:{attempt}:{term}:{restarts}", run.host)) {
             return;
         }
         self.commands.push(Cmd::Close {

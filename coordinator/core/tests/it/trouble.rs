@@ -300,6 +300,7 @@ fn an_unknown_ledger_needs_a_new_generation() {
             ledger_position: 0,
             agent_version: "0.1.0".to_owned(),
             last_orders: [].into(),
+            ledger: None,
         })
     };
     let amnesic = |response: Response| match response {
@@ -328,6 +329,7 @@ fn a_package_that_cannot_be_staged_halts_before_anything_is_stopped() {
         },
         seen: String::new(),
         position: 50,
+        chain: String::new(),
         at_ms: 0,
     };
     world.apply(Cmd::Reported { report });
