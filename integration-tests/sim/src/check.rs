@@ -11,7 +11,6 @@ use grayfin_coordinator_core::{
 };
 use grayfin_types::{
     HostId, RolloutId, Token,
-    ledger::Readmit,
     status::RolloutState,
     step::{SequenceState, Step},
 };
@@ -141,13 +140,6 @@ impl World {
         self.tally.note("hold granted");
     }
 
-    /// S8: nothing is decided on what an old ledger said, once that is known.
-    fn judge_not_amnesic(&mut self, g: usize, host: &HostId) {
-        let enrolment = self.groups[g].state.hosts.get(host);
-        let known = enrolment.is_some_and(|e| e.amnesic.is_some());
-        self.truth.expect("S8", !known, || format!("a close of `{host}`, which is amnesic"));
-    }
-
     /// S7, S11, S13: before the hold of a host that is done is closed.
     fn judge_recovered(&mut self, host: &HostId) {
         let Some(h) = self.host_index(host) else { return };
@@ -271,36 +263,6 @@ impl World {
             | Body::Ordered { .. }
             | Body::Staging { .. }
             | Body::CanaryAnswered { .. } => {}
-        }
-    }
-
-    /// S8: a host that goes on is proven, and refuses all that its lost ledger had promised away.
-    fn judge_readmitted(&mut self, h: usize, readmit: &Readmit, by: (u64, u64)) {
-        let id = self.agents[h].id.clone();
-        let operators = !readmit.act.starts_with("enrolment");
-        let (up, half) = (self.cluster.all_up(h), self.cluster.hosts[h].tree == Tree::Half);
-        self.truth.expect("S8", !operators || up && !half, || {
-            format!("`{id}` is readmitted while it is not up, or half-way")
-        });
-        let floor = self.agents[h].state.floor;
-        let truth = &mut self.truth.hosts[h];
-        let promised = truth.promised;
-        let all = floor >= promised;
-        truth.promised = promised.max(floor);
-        truth.authority = std::cmp::max(truth.authority, by);
-        if readmit.closes.is_some() || readmit.forget {
-            truth.disturbed = None;
-        }
-        truth.closed.extend(readmit.closes);
-        // An old ledger may be told once more what it does not remember.
-        truth.orders.clear();
-        (truth.amnesic, truth.aborted) = (false, None);
-        self.truth.expect("S8", all, || {
-            format!("`{id}` goes on with floor {floor} after it promised {promised} away")
-        });
-        self.tally.note(if operators { "host readmitted" } else { "floor taken at an enrolment" });
-        if readmit.closes.is_some() {
-            self.tally.note("hold closed by a readmission");
         }
     }
 

@@ -9,7 +9,6 @@ use grayfin_coordinator_core::{
     view::{Connection, Fence},
 };
 use grayfin_types::{
-    LedgerId,
     ledger::{LedgerMark, Readmit},
     raise::{Raise, SignedRaise},
 };
@@ -109,23 +108,6 @@ impl World {
         self.look(h);
         self.wake(h, 2);
         self.hurry(g, r);
-    }
-
-    /// S8: a ledger that is an old copy is not taken for the newest, unless the coordinators were put
-    /// back as well and know no more of it than it has.
-    fn judge_whole(&mut self, h: usize, known: Option<(LedgerId, u64)>) {
-        if !std::mem::take(&mut self.truth.hosts[h].amnesic) {
-            return;
-        }
-        let kept = self.truth.hosts[h].kept;
-        let told = known.is_some_and(|(ledger, position)| {
-            let same = Some(&ledger) == self.agents[h].state.ledger.as_ref();
-            !same || position > kept
-        });
-        let id = self.agents[h].id.clone();
-        self.truth.expect("S8", !told, || format!("the old ledger of `{id}` is taken for whole"));
-        self.truth.hosts[h].untold = true;
-        self.tally.note("old ledger that coordinators, put back as well, cannot tell");
     }
 
     /// The host agent takes an operator's readmission in. False if it does not, or not now.
