@@ -126,6 +126,7 @@ pub fn name_of(body: &Body) -> String {
         Body::Raised { .. } => "raised".to_owned(),
         Body::Welcomed { .. } => "welcomed".to_owned(),
         Body::Promised { .. } => "promised".to_owned(),
+        Body::Readmitted { .. } => "readmitted".to_owned(),
         Body::Ordered { order, .. } => format!("ordered.{}", task_name(&order.task)),
         Body::Staging { event, .. } => match event {
             StagingEvent::Started { .. } => "staging.started".to_owned(),

@@ -117,6 +117,7 @@ where
         boot_id,
         passing: link.passing(),
         trust: link.trust(),
+        wish: link.wish(),
     };
     let runner = Runner::new(parts, Arc::clone(&link) as Arc<dyn Coordination>)?;
     let canary = CanaryLoop::new(canary, link);

@@ -12,6 +12,7 @@ use double::{
 use grayfin_proto::v1::{self, OrderKind, to_host};
 use grayfin_types::{
     Code,
+    ledger::Readmit,
     plan::{DebtOrder, Effect, Plan},
     step::{Happened, SequenceState, Step},
 };
@@ -295,6 +296,56 @@ async fn an_old_copy_of_a_ledger_only_looks() {
         assert_eq!(site.host().acts(), acts, "nothing is done or undone");
         agent.kill().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_old_copy_proves_what_it_holds_and_goes_on_when_an_operator_readmits_it() {
+    let (site, coordinator, agent) = connected().await;
+    agent.kill().await;
+    let copy = std::fs::read(site.ledger()).unwrap();
+    let agent = RunningAgent::start(&site.path().join("agent.toml"));
+    coordinator.order(OrderKind::Run, 5, Some(&plan()));
+    coordinator.ended(5).await;
+    agent.kill().await;
+    let known = grayfin_agent::ledger::peek(site.ledger().parent().unwrap()).unwrap().position;
+    std::fs::write(site.ledger(), copy).unwrap();
+    let readmit = |closes| Readmit {
+        act: "op-1".to_owned(),
+        floor: grayfin_types::Token(9),
+        closes,
+        orders: [(CLUSTER.parse().unwrap(), grayfin_types::OrderNumber(3))].into(),
+        forget: true,
+    };
+    coordinator.world(|world| {
+        world.committed = known;
+        world.prove = Some(known);
+        world.outbox.clear();
+        world.readmit = Some(grayfin_proto::document::wrap(&readmit(None)));
+        world.proofs.clear();
+    });
+    let agent = RunningAgent::start(&site.path().join("agent.toml"));
+    let proof = coordinator.until("proof", |world| world.proofs.first().cloned()).await;
+    assert_eq!((proof.position, proof.chain.as_str()), (known, ""), "it is not so long");
+    let hello = coordinator
+        .until("readmitted", |world| {
+            world.hellos.iter().find(|hello| hello.readmitted == "op-1").cloned()
+        })
+        .await;
+    assert_eq!((hello.fences[0].floor, hello.fences[0].last_order), (9, 3));
+    assert_eq!(hello.ledger_chain.len(), 32);
+    coordinator.world(|world| {
+        (world.committed, world.prove, world.readmit) = (0, None, None);
+        world.promises.clear();
+    });
+    coordinator.cut();
+    let sessions = coordinator.world(|world| world.hellos.len());
+    coordinator.until("hello again", |w| (w.hellos.len() > sessions).then_some(())).await;
+    coordinator.promise(10);
+    let answer = coordinator.until("promise", |world| world.promises.pop()).await;
+    assert!(answer.promised, "{answer:?}");
+    let late = coordinator.order(OrderKind::Run, 9, Some(&plan()));
+    assert!(!coordinator.answer(late).await.accepted);
+    agent.kill().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -4,12 +4,14 @@ mod hold;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use grayfin_types::{ClusterId, OrderNumber, Token};
+use grayfin_types::{ClusterId, Code, OrderNumber, Token, ledger::Readmit};
 
 use crate::{
     entry::{Answer, Authority, Body, Entry, Event, Order, StagingEvent, Task},
     mutation,
-    state::{CanaryTask, Cluster, Hold, Phase, Staging, StagingState, State, Wanted},
+    state::{
+        CanaryTask, Cluster, Hold, LastOrder, Phase, Staging, StagingState, State, Taken, Wanted,
+    },
 };
 
 /// An entry that cannot follow the state.
@@ -58,6 +60,7 @@ impl State {
                 self.membership = *membership;
             }
             Body::Promised { token, authority, .. } => self.promised(*token, authority)?,
+            Body::Readmitted { readmit, authority } => self.readmitted(readmit, authority)?,
             Body::Ordered { order, answer, boot_id } => self.ordered(order, answer, boot_id)?,
             Body::Staging { cluster, number, event } => self.staging(cluster, *number, event)?,
             Body::CanaryAnswered { cluster, number } => {
@@ -105,6 +108,35 @@ impl State {
         Ok(())
     }
 
+    fn readmitted(&mut self, readmit: &Readmit, authority: &Authority) -> Result<(), String> {
+        if let Some(hold) = &self.hold
+            && readmit.closes != Some(hold.token)
+        {
+            return Err(format!("a readmission that does not name hold {}", hold.token));
+        }
+        self.raise(authority)?;
+        if !mutation::is("s8-readmit-without-floor") {
+            self.floor = self.floor.max(readmit.floor).max(readmit.closes.unwrap_or_default());
+        }
+        self.hold = None;
+        for (cluster, number) in &readmit.orders {
+            let cluster = self.clusters.entry(cluster.clone()).or_default();
+            if cluster.last_order.as_ref().is_none_or(|last| last.number < *number) {
+                let why = "it was given before the host was readmitted";
+                let answer = Answer::no(Code::AgentAmnesic, why);
+                cluster.last_order = Some(LastOrder { number: *number, taken: None, answer });
+            }
+        }
+        if readmit.forget {
+            for cluster in self.clusters.values_mut() {
+                let last_order = cluster.last_order.take();
+                *cluster = Cluster { last_order, ..Cluster::default() };
+            }
+        }
+        self.readmitted = Some(readmit.act.clone());
+        Ok(())
+    }
+
     fn ordered(&mut self, order: &Order, answer: &Answer, boot_id: &str) -> Result<(), String> {
         if order.number <= self.last_order(&order.cluster) && !mutation::is("s8-order-twice") {
             return Err(format!("order {} after a later one", order.number));
@@ -118,14 +150,25 @@ impl State {
             self.accepted(order, boot_id);
         }
         let cluster = self.clusters.entry(order.cluster.clone()).or_default();
-        cluster.last_order = Some((order.number, answer.clone()));
+        cluster.last_order = Some(LastOrder {
+            number: order.number,
+            taken: Some(Taken {
+                incarnation: order.authority.incarnation,
+                token: order.token,
+                rollout: order.rollout.clone(),
+                task: Arc::new(order.task.clone()),
+            }),
+            answer: answer.clone(),
+        });
         Ok(())
     }
 
     fn check_accepted(&self, order: &Order) -> Result<(), String> {
         let own = self.hold.as_ref().filter(|h| h.token == order.token);
         match &order.task {
-            Task::Run { .. } if self.hold.is_some() => Err("a second hold".to_owned()),
+            Task::Run { .. } if self.hold.is_some() && !mutation::is("s1-run-while-held") => {
+                Err("a second hold".to_owned())
+            }
             Task::Run { .. }
                 if order.token <= self.floor && !mutation::is("s2-takes-promised-token") =>
             {

@@ -5,14 +5,16 @@
 
 use grayfin_types::{
     ClusterId, Code, HostId, Incarnation, LedgerId, NodeAlias, OrderNumber, RolloutId, Term, Token,
+    ledger::Readmit,
     plan::{CanaryOrder, DebtOrder, Plan},
     step::{SequenceState, Step},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// The form of the entries that this build writes; it reads this one and older ones.
-pub const VERSION: u8 = 1;
+/// The newest form of entries that this build knows; it reads this one and older ones. Each entry is
+/// written in the oldest form that has it ([`Body::version`]).
+pub const VERSION: u8 = 2;
 
 /// One entry. Its position in the ledger is its number, from 1.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,6 +57,14 @@ pub enum Body {
         /// Who asked.
         authority: Authority,
     },
+    /// An operator readmitted the host, its state proven (S8): the open hold is closed, the floor
+    /// taken.
+    Readmitted {
+        /// What.
+        readmit: Readmit,
+        /// Who says so.
+        authority: Authority,
+    },
     /// An order was taken up or refused; its number is used up.
     Ordered {
         /// The order.
@@ -87,6 +97,23 @@ pub enum Body {
         /// What happened.
         event: Event,
     },
+}
+
+impl Body {
+    /// Returns the oldest form that has it.
+    pub const fn version(&self) -> u8 {
+        match self {
+            Self::Readmitted { .. } => 2,
+            Self::Made { .. }
+            | Self::Raised { .. }
+            | Self::Welcomed { .. }
+            | Self::Promised { .. }
+            | Self::Ordered { .. }
+            | Self::Staging { .. }
+            | Self::CanaryAnswered { .. }
+            | Self::Sequence { .. } => 1,
+        }
+    }
 }
 
 /// Who commands: terms compare only within one incarnation, incarnations only within one group.
@@ -165,6 +192,14 @@ pub enum Task {
 }
 
 impl Task {
+    /// Tells whether another task asks for the same. What came of a debt's order does not count.
+    pub fn asks_the_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Debt { debt, .. }, Self::Debt { debt: of_other, .. }) => debt == of_other,
+            (one, other) => one == other,
+        }
+    }
+
     /// Tells whether it belongs to a hold, so that its token counts.
     pub const fn needs_token(&self) -> bool {
         match self {

@@ -2,6 +2,7 @@
 
 use grayfin_types::{
     ClusterId, Code, Token,
+    ledger::Readmit,
     raise::Raise,
     step::{SequenceState, Step},
 };
@@ -9,7 +10,7 @@ use grayfin_types::{
 use crate::{
     entry::{Answer, Authority, Body, Order, Task},
     mutation,
-    state::{Hold, Phase, State},
+    state::{Hold, LastOrder, Phase, State},
 };
 
 /// Why something is refused without leaving a trace in the ledger.
@@ -38,6 +39,17 @@ pub enum Promise {
     /// Say yes: what is promised holds already.
     Already,
     /// Say no.
+    Refuse(Refusal),
+}
+
+/// What to do about a readmission.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Readmission {
+    /// Record it, and say hello again.
+    Record(Box<Body>),
+    /// It is recorded.
+    Already,
+    /// Not now.
     Refuse(Refusal),
 }
 
@@ -152,20 +164,48 @@ pub fn promise(state: &State, asked: &Authority, cluster: &ClusterId, token: Tok
     Promise::Record(Body::Promised { cluster: cluster.clone(), token, authority: asked.clone() })
 }
 
+/// Judges an operator's readmission that came with the welcome of `by` (S8). `amnesic` says whether
+/// the coordinators call this ledger an old one: else a hold whose sequence still runs is brought to
+/// its end first, for nobody is needed for that. Whoever calls sees to it that nothing runs that an
+/// earlier step began.
+pub fn readmission(state: &State, by: &Authority, readmit: &Readmit, amnesic: bool) -> Readmission {
+    if state.readmitted.as_ref() == Some(&readmit.act) {
+        return Readmission::Already;
+    }
+    if let Err(refusal) = authority(state, by) {
+        return Readmission::Refuse(refusal);
+    }
+    if let Some(hold) = &state.hold {
+        if readmit.closes != Some(hold.token) {
+            let why = format!(
+                "hold {} is open on this host, and the operator's act does not name it",
+                hold.token
+            );
+            return Readmission::Refuse(Refusal { code: Code::HoldOpen, why });
+        }
+        if !amnesic && !matches!(hold.phase, Phase::Ended(_)) {
+            let why = format!("hold {} is {}", hold.token, words(&hold.state()));
+            return Readmission::Refuse(Refusal { code: Code::WrongState, why });
+        }
+    }
+    let (readmit, authority) = (readmit.clone(), by.clone());
+    Readmission::Record(Box::new(Body::Readmitted { readmit, authority }))
+}
+
 /// Judges an order. `boot_id` is the kernel's, now.
 pub fn order(state: &State, order: &Order, boot_id: &str) -> Verdict {
     if let Err(refusal) = authority(state, &order.authority) {
         return Verdict::Refuse(refusal);
     }
     let last = state.cluster(&order.cluster).and_then(|c| c.last_order.as_ref());
-    if let Some((number, answer)) = last {
-        if order.number == *number && !mutation::is("s8-order-twice") {
-            return Verdict::Repeat(answer.clone());
+    if let Some(last) = last
+        && order.number <= last.number
+        && !mutation::is("s8-order-twice")
+    {
+        if last.is(order) {
+            return Verdict::Repeat(last.answer.clone());
         }
-        if order.number < *number && !mutation::is("s8-order-twice") {
-            let why = format!("order {} comes after order {number} was taken", order.number);
-            return Verdict::Refuse(stale(why));
-        }
+        return Verdict::Refuse(stale(not_in_turn(order, last)));
     }
     if order.number.0 == 0 {
         return Verdict::Refuse(stale("an order needs a number".to_owned()));
@@ -177,6 +217,17 @@ pub fn order(state: &State, order: &Order, boot_id: &str) -> Verdict {
         boot_id: boot_id.to_owned(),
     };
     Verdict::Record(Box::new(body), answer)
+}
+
+/// Says why an order is not the next one, nor the last one again.
+fn not_in_turn(order: &Order, last: &LastOrder) -> String {
+    if order.number < last.number {
+        return format!("order {} comes after order {} was taken", order.number, last.number);
+    }
+    format!(
+        "order {} was taken before with another content, token or incarnation: it is not the same order",
+        order.number
+    )
 }
 
 fn judge(state: &State, order: &Order) -> Answer {
@@ -220,7 +271,9 @@ fn plan_fits(state: &State, order: &Order, plan: &grayfin_types::plan::Plan) -> 
 }
 
 fn run(state: &State, order: &Order, plan: &grayfin_types::plan::Plan) -> Answer {
-    if let Some(hold) = &state.hold {
+    if let Some(hold) = &state.hold
+        && !mutation::is("s1-run-while-held")
+    {
         let why = format!(
             "hold {} of cluster `{}` is open on this host: close it first",
             hold.token, hold.cluster

@@ -11,8 +11,9 @@ use crate::entry::{Body, Entry, Event, StagingEvent};
 /// What a report is about: step, undo or not, what happened, what was seen.
 type Told = (Token, Step, bool, Happened, String);
 
-/// Returns the report for the entry at `position`, if it makes one.
-pub fn of(host: &HostId, position: u64, entry: &Entry) -> Option<Report> {
+/// Returns the report for the entry at `position`, if it makes one. `chain` is the ledger's running
+/// hash there.
+pub fn of(host: &HostId, position: u64, chain: &str, entry: &Entry) -> Option<Report> {
     let (token, step, undo, happened, seen) = match &entry.body {
         Body::Ordered { order, answer, .. } if answer.accepted && order.task.needs_token() => {
             let state = answer.state.clone()?;
@@ -24,11 +25,13 @@ pub fn of(host: &HostId, position: u64, entry: &Entry) -> Option<Report> {
         | Body::Raised { .. }
         | Body::Welcomed { .. }
         | Body::Promised { .. }
+        | Body::Readmitted { .. }
         | Body::Ordered { .. }
         | Body::CanaryAnswered { .. } => return None,
     };
     let (host, at_ms) = (host.clone(), entry.at_ms);
-    Some(Report { host, token, step, undo, happened, seen, position, at_ms })
+    let chain = chain.to_owned();
+    Some(Report { host, token, step, undo, happened, seen, position, chain, at_ms })
 }
 
 fn sequence(token: Token, event: &Event) -> Option<Told> {

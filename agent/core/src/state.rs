@@ -3,14 +3,14 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use grayfin_types::{
-    ClusterId, Code, HostId, LedgerId, NodeAlias, OrderNumber, RolloutId, Token,
+    ClusterId, Code, HostId, Incarnation, LedgerId, NodeAlias, OrderNumber, RolloutId, Token,
     plan::{CanaryOrder, Plan},
     step::{SequenceState, Step},
 };
 use serde_json::Value;
 
 use crate::{
-    entry::{Answer, Authority},
+    entry::{Answer, Authority, Order, Task},
     mutation,
 };
 
@@ -33,6 +33,8 @@ pub struct State {
     pub floor: Token,
     /// The hold that is open here.
     pub hold: Option<Hold>,
+    /// The last readmission (S8).
+    pub readmitted: Option<String>,
     /// Per cluster.
     pub clusters: BTreeMap<ClusterId, Cluster>,
 }
@@ -41,13 +43,50 @@ pub struct State {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Cluster {
     /// The last order and its answer.
-    pub last_order: Option<(OrderNumber, Answer)>,
+    pub last_order: Option<LastOrder>,
     /// The newest staging.
     pub staging: Option<Staging>,
     /// The canary's writer that should run here, with its order's number.
     pub canary: Option<(OrderNumber, CanaryOrder)>,
     /// Canary orders whose report is still owed.
     pub canary_owed: BTreeMap<OrderNumber, CanaryTask>,
+}
+
+/// The last order of a cluster, as far as a repeat must be told from another order with its number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LastOrder {
+    /// Its number.
+    pub number: OrderNumber,
+    /// What it was; none where only its number is known.
+    pub taken: Option<Taken>,
+    /// What was answered.
+    pub answer: Answer,
+}
+
+/// What an order was. The term is left out: it may have grown when the order comes again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Taken {
+    /// The incarnation of the coordinators that sent it.
+    pub incarnation: Incarnation,
+    /// The hold's token.
+    pub token: Token,
+    /// The rollout.
+    pub rollout: RolloutId,
+    /// What to do.
+    pub task: Arc<Task>,
+}
+
+impl LastOrder {
+    /// Tells whether an order is this one, come again. Whoever calls has judged its authority.
+    pub fn is(&self, order: &Order) -> bool {
+        self.number == order.number
+            && self.taken.as_ref().is_some_and(|taken| {
+                taken.incarnation == order.authority.incarnation
+                    && taken.token == order.token
+                    && taken.rollout == order.rollout
+                    && taken.task.asks_the_same(&order.task)
+            })
+    }
 }
 
 /// A canary order that is answered with a report.
@@ -179,7 +218,7 @@ impl State {
     /// Returns the number of the last order of a cluster, 0 for none.
     pub fn last_order(&self, cluster: &ClusterId) -> OrderNumber {
         let last = self.cluster(cluster).and_then(|c| c.last_order.as_ref());
-        last.map_or(OrderNumber(0), |(number, _)| *number)
+        last.map_or(OrderNumber(0), |last| last.number)
     }
 
     /// Returns the token of the open hold.

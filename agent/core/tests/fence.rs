@@ -111,6 +111,36 @@ fn an_order_runs_once_and_is_answered_alike_for_ever() {
 }
 
 #[test]
+fn another_order_under_a_number_that_was_used_gets_no_answer_of_the_first() {
+    let mut driver = Driver::default();
+    let stage = order(4, 0, Task::Stage { plan: plan() });
+    let Verdict::Record(body, first) = fence::order(&driver.state, &stage, "b") else {
+        unreachable!()
+    };
+    driver.write(*body);
+    assert_eq!(fence::order(&driver.state, &stage, "b"), Verdict::Repeat(first));
+    let mut of_another = stage.clone();
+    of_another.rollout = "other".parse().unwrap();
+    let mut later_plan = plan();
+    later_plan.hash = "another".to_owned();
+    let others = [
+        of_another,
+        order(4, 7, Task::Stage { plan: plan() }),
+        order(4, 5, Task::Run { plan: plan() }),
+        order(4, 0, Task::Stage { plan: later_plan }),
+    ];
+    for other in others {
+        let verdict = fence::order(&driver.state, &other, "b");
+        assert!(matches!(verdict, Verdict::Refuse(_)), "{verdict:?}");
+    }
+    // Numbers count anew after the coordinators were restored: it is not known to be the same.
+    driver.write(Body::Welcomed { authority: authority(2, 1), membership: 0 });
+    let mut restored = stage;
+    restored.authority = authority(2, 1);
+    assert!(matches!(fence::order(&driver.state, &restored, "b"), Verdict::Refuse(_)));
+}
+
+#[test]
 fn a_refused_order_uses_its_number_up() {
     let mut driver = Driver::running();
     assert!(!driver.order(5, Task::Close), "still running");
@@ -259,8 +289,9 @@ fn a_debts_order_needs_no_token_leaves_the_hold_alone_and_keeps_its_outcome() {
     assert_eq!(driver.state.hold, hold);
     // What was answered is answered again, whatever came of it the second time.
     let cluster = CLUSTER.parse().unwrap();
-    let (number, before) = driver.state.cluster(&cluster).unwrap().last_order.clone().unwrap();
-    let again = order(number.0, 0, Task::Debt { debt: debt(true), failed: None });
+    let last = driver.state.cluster(&cluster).unwrap().last_order.clone().unwrap();
+    let before = last.answer;
+    let again = order(last.number.0, 0, Task::Debt { debt: debt(true), failed: None });
     let verdict = fence::order(&driver.state, &again, "b");
     assert_eq!(verdict, Verdict::Repeat(before.clone()));
     assert_eq!(

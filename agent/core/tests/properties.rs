@@ -203,7 +203,7 @@ proptest! {
         for (position, entry) in (1u64..).zip(&driver.entries) {
             let text = serde_json::to_vec(entry).unwrap();
             prop_assert_eq!(&serde_json::from_slice::<Entry>(&text).unwrap(), entry);
-            if let Some(report) = report::of(&host, position, entry) {
+            if let Some(report) = report::of(&host, position, "", entry) {
                 prop_assert_eq!(report.position, position);
                 let tells = matches!(entry.body, Body::Sequence { .. } | Body::Ordered { .. });
                 prop_assert!(tells, "{:?}", entry.body);

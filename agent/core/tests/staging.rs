@@ -41,7 +41,7 @@ fn staging_is_begun_again_after_a_crash_and_ends_once() {
     driver.write(body(1, event.clone()));
     assert_eq!(staging::next(staged(&driver), None), Action::Rest);
     assert!(!driver.try_write(body(1, event)), "it ends once");
-    let told = report::of(&common::HOST.parse().unwrap(), 4, &driver.entries[3]).unwrap();
+    let told = report::of(&common::HOST.parse().unwrap(), 4, "c", &driver.entries[3]).unwrap();
     assert_eq!((told.step, told.token, told.position), (Step::Stage, Token(0), 4));
 }
 

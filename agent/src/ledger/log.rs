@@ -5,6 +5,9 @@
 //! record  length:u32 crc:u32 position:u32 header_crc:u32   payload   zeros up to a multiple of 16
 //! payload version:u8 JSON
 //! ```
+//! The running hash (S8) is not stored: `chain(n) = SHA-256(chain(n-1), payload n)`, its first 16
+//! bytes, from zeros on, so that ledgers of older builds have it too.
+//!
 //! Numbers are little-endian, checksums CRC-32. The room behind the last record is preallocated
 //! and zero. A record counts when `sync` has returned, so only the last one can be incomplete: its
 //! header lies within one 512-byte sector, which a disk writes whole or not at all, and its payload
@@ -15,6 +18,7 @@
 use std::path::{Path, PathBuf};
 
 use grayfin_agent_core::{Entry, entry};
+use sha2::{Digest, Sha256};
 
 use super::{Error, Storage};
 
@@ -37,6 +41,9 @@ const PAYLOAD_MAX: usize = 80 << 20;
 /// about 10 KiB, and a sequence with it about 60 KiB.
 const AHEAD: u64 = 1 << 20;
 
+/// The running hash over all payloads up to one.
+pub(super) type Chain = [u8; 16];
+
 /// What opening found.
 #[derive(Debug)]
 pub(super) struct Opened<S> {
@@ -55,8 +62,8 @@ pub(super) struct Log<S> {
     end: u64,
     /// Up to where room is allocated.
     allocated: u64,
-    /// Records so far.
-    position: u64,
+    /// The running hash at each record so far; they are as many as the ledger is long.
+    chain: Vec<Chain>,
     /// A sync failed: what is on the disk is unknown until it is read again.
     poisoned: bool,
 }
@@ -75,7 +82,7 @@ impl<S: Storage> Log<S> {
             storage.write_at(0, &header).map_err(io("write"))?;
             storage.sync().map_err(io("sync"))?;
             let end = ALIGN as u64;
-            let log = Self::at(storage, file, end, end, 0);
+            let log = Self::at(storage, file, end, end, Vec::new());
             return Ok(Opened { log, entries: Vec::new(), healed_at: None });
         }
         let read = scan(file, &bytes)?;
@@ -85,21 +92,27 @@ impl<S: Storage> Log<S> {
             storage.sync().map_err(io("sync"))?;
         }
         let allocated = if read.torn { end } else { bytes.len() as u64 };
-        let position = read.entries.len() as u64;
         Ok(Opened {
-            log: Self::at(storage, file, end, allocated, position),
+            log: Self::at(storage, file, end, allocated, read.chain),
             entries: read.entries,
             healed_at: read.torn.then_some(end),
         })
     }
 
-    fn at(storage: S, file: &Path, end: u64, allocated: u64, position: u64) -> Self {
-        Self { storage, file: file.to_owned(), end, allocated, position, poisoned: false }
+    fn at(storage: S, file: &Path, end: u64, allocated: u64, chain: Vec<Chain>) -> Self {
+        Self { storage, file: file.to_owned(), end, allocated, chain, poisoned: false }
     }
 
     /// Returns the number of records that count.
     pub(super) fn position(&self) -> u64 {
-        self.position
+        self.chain.len() as u64
+    }
+
+    /// Returns the running hash at a position in hex; empty where there is none.
+    pub(super) fn chain_at(&self, position: u64) -> String {
+        let at = usize::try_from(position).ok().and_then(|position| position.checked_sub(1));
+        let found = at.and_then(|at| self.chain.get(at));
+        found.map(|sum| sum.iter().map(|byte| format!("{byte:02x}")).collect()).unwrap_or_default()
     }
 
     /// Reads everything again, for entries that are not in memory any more.
@@ -127,8 +140,8 @@ impl<S: Storage> Log<S> {
         if self.poisoned {
             return Err(Error::Poisoned { file: self.file.clone() });
         }
-        let position = self.position.saturating_add(1);
-        let record = encode(entry, position)
+        let position = self.position().saturating_add(1);
+        let (record, sum) = encode(entry, position, self.chain.last())
             .ok_or_else(|| Error::TooLong { file: self.file.clone(), max: PAYLOAD_MAX })?;
         let length = record.len() as u64;
         if self.end.saturating_add(length) > self.allocated {
@@ -139,13 +152,13 @@ impl<S: Storage> Log<S> {
         self.storage.sync().map_err(|source| self.io("sync", source))?;
         self.poisoned = false;
         self.end = self.end.saturating_add(length);
-        self.position = position;
+        self.chain.push(sum);
         Ok(position)
     }
 
     /// Writes half of a record and does not sync it, as a power loss may: for fail points.
     pub(super) fn append_torn(&mut self, entry: &Entry) {
-        if let Some(record) = encode(entry, self.position.saturating_add(1)) {
+        if let Some((record, _)) = encode(entry, self.position().saturating_add(1), None) {
             let half = record.get(..record.len() / 2).unwrap_or_default();
             // Whether it arrives is just what is left open.
             drop(self.storage.write_at(self.end, half));
@@ -166,8 +179,9 @@ pub(super) fn read(file: &Path, bytes: &[u8]) -> Result<Vec<Entry>, Error> {
     Ok(scan(file, bytes)?.entries)
 }
 
-fn encode(entry: &Entry, position: u64) -> Option<Vec<u8>> {
-    let mut payload = vec![entry::VERSION];
+/// Makes a record, and the running hash at it from the one before.
+fn encode(entry: &Entry, position: u64, before: Option<&Chain>) -> Option<(Vec<u8>, Chain)> {
+    let mut payload = vec![entry.body.version()];
     serde_json::to_writer(&mut payload, entry).ok()?;
     if payload.len() > PAYLOAD_MAX {
         return None;
@@ -176,15 +190,27 @@ fn encode(entry: &Entry, position: u64) -> Option<Vec<u8>> {
     record.extend(crc32fast::hash(&payload).to_le_bytes());
     record.extend(u32::try_from(position).ok()?.to_le_bytes());
     record.extend(crc32fast::hash(&record).to_le_bytes());
+    let sum = follow(before, &payload);
     record.append(&mut payload);
     record.resize(record.len().next_multiple_of(ALIGN), 0);
-    Some(record)
+    Some((record, sum))
+}
+
+/// Returns the running hash after one more payload.
+fn follow(before: Option<&Chain>, payload: &[u8]) -> Chain {
+    let mut hash = Sha256::new();
+    hash.update(before.unwrap_or(&Chain::default()));
+    hash.update(payload);
+    let mut sum = Chain::default();
+    sum.iter_mut().zip(hash.finalize()).for_each(|(to, from)| *to = from);
+    sum
 }
 
 /// What a file holds.
 #[derive(Debug)]
 struct Read {
     entries: Vec<Entry>,
+    chain: Vec<Chain>,
     /// Where the next record goes.
     end: usize,
     /// An incomplete record stands there.
@@ -215,22 +241,22 @@ fn scan(file: &Path, bytes: &[u8]) -> Result<Read, Error> {
         }
         Some(_) | None => return Err(damaged(8, 0, "its format number is not one")),
     }
-    let mut entries = Vec::new();
+    let (mut entries, mut chain) = (Vec::new(), Vec::new());
     let mut end = ALIGN;
     loop {
         let rest = bytes.get(end..).unwrap_or_default();
         if rest.iter().all(|byte| *byte == 0) {
-            return Ok(Read { entries, end, torn: false });
+            return Ok(Read { entries, chain, end, torn: false });
         }
         let at = entries.len() + 1;
-        let torn = Read { entries: Vec::new(), end, torn: true };
+        let torn = Read { entries: Vec::new(), chain: Vec::new(), end, torn: true };
         if rest.len() < ALIGN {
             // The file was extended by less than a header.
-            return Ok(Read { entries, ..torn });
+            return Ok(Read { entries, chain, ..torn });
         }
         let Some(header) = header(rest) else {
             if first_sector_missing(rest, end) && !any_record(rest, at) {
-                return Ok(Read { entries, ..torn });
+                return Ok(Read { entries, chain, ..torn });
             }
             return Err(damaged(end, at, "its header is damaged"));
         };
@@ -238,13 +264,13 @@ fn scan(file: &Path, bytes: &[u8]) -> Result<Read, Error> {
             return Err(damaged(end, at, &format!("it says that it is entry {}", header.position)));
         }
         let Some(payload) = rest.get(ALIGN..ALIGN.saturating_add(header.length)) else {
-            return Ok(Read { entries, ..torn });
+            return Ok(Read { entries, chain, ..torn });
         };
         let next = (end + ALIGN + header.length).next_multiple_of(ALIGN);
         if crc32fast::hash(payload) != header.crc {
             let last = bytes.get(next..).unwrap_or_default().iter().all(|byte| *byte == 0);
             if last && has_hole(payload, end + ALIGN) {
-                return Ok(Read { entries, ..torn });
+                return Ok(Read { entries, chain, ..torn });
             }
             return Err(damaged(end, at, "its content does not match its checksum"));
         }
@@ -253,6 +279,7 @@ fn scan(file: &Path, bytes: &[u8]) -> Result<Read, Error> {
                 e.unwrap_or_else(|| damaged(end, at, "its content is not an entry"))
             })?,
         );
+        chain.push(follow(chain.last(), payload));
         end = next;
     }
 }

@@ -19,7 +19,7 @@ use std::{
 };
 
 use grayfin_agent_core::{Body, Entry, Illegal, State, fold, report};
-use grayfin_types::{Code, HostId, LedgerId, step::Report};
+use grayfin_types::{Code, HostId, LedgerId, ledger::LedgerMark, step::Report};
 use tokio::sync::watch;
 
 pub use lock::Locks;
@@ -211,7 +211,8 @@ impl Ledger {
         }
         let mut inner = Inner { log: opened.log, state, recent: VecDeque::new(), forgotten: 0 };
         for (position, entry) in (1u64..).zip(&opened.entries) {
-            inner.remember(host, position, entry);
+            let chain = inner.log.chain_at(position);
+            inner.remember(host, position, &chain, entry);
         }
         let position = watch::Sender::new(inner.state.position);
         Ok(Self { inner: Mutex::new(inner), position, host: host.clone(), id })
@@ -230,6 +231,13 @@ impl Ledger {
     /// Returns the number of entries.
     pub fn position(&self) -> u64 {
         *self.position.borrow()
+    }
+
+    /// Returns what it holds now, or at an earlier position (S8).
+    pub fn mark(&self, position: Option<u64>) -> LedgerMark {
+        let inner = self.inner();
+        let position = position.unwrap_or(inner.state.position);
+        LedgerMark { position, chain: inner.log.chain_at(position) }
     }
 
     /// Returns a watch on the number of entries: it changes after each append.
@@ -266,7 +274,8 @@ impl Ledger {
                 return Err(e);
             }
         };
-        inner.remember(&self.host, position, &entry);
+        let chain = inner.log.chain_at(position);
+        inner.remember(&self.host, position, &chain, &entry);
         drop(inner);
         self.position.send_replace(position);
         Ok((position, result))
@@ -290,7 +299,9 @@ impl Ledger {
             (1u64..)
                 .zip(&entries)
                 .filter(|(at, _)| *at > position)
-                .filter_map(|(at, entry)| report::of(&self.host, at, entry))
+                .filter_map(|(at, entry)| {
+                    report::of(&self.host, at, &inner.log.chain_at(at), entry)
+                })
                 .take(max)
                 .collect()
         };
@@ -317,8 +328,8 @@ impl Inner {
         Ok(())
     }
 
-    fn remember(&mut self, host: &HostId, position: u64, entry: &Entry) {
-        let Some(report) = report::of(host, position, entry) else { return };
+    fn remember(&mut self, host: &HostId, position: u64, chain: &str, entry: &Entry) {
+        let Some(report) = report::of(host, position, chain, entry) else { return };
         self.recent.push_back(report);
         if self.recent.len() > RECENT
             && let Some(oldest) = self.recent.pop_front()

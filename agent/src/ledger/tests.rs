@@ -285,3 +285,51 @@ fn reports_are_given_again_from_any_position() {
         assert!(ledger.reports_after(total + 1, 9).unwrap().0.is_empty());
     }
 }
+
+#[test]
+fn the_running_hash_tells_an_old_copy_that_grew_again_and_is_found_again() {
+    let file = ForgetfulFile::default();
+    let ledger = open(&file).unwrap();
+    ledger.append(promised(1)).unwrap();
+    let copy = ForgetfulFile::of(file.bytes());
+    for token in 2..=5 {
+        ledger.append(promised(token)).unwrap();
+    }
+    let known = ledger.mark(None);
+    assert_eq!((known.position, known.chain.len()), (6, 32));
+    assert_eq!(open(&ForgetfulFile::of(file.bytes())).unwrap().mark(None), known);
+    // The copy grows beyond the known length, with other promises.
+    let old = open(&copy).unwrap();
+    assert_eq!(old.mark(Some(2)), ledger.mark(Some(2)), "so far they are one");
+    for token in 3..=8 {
+        old.append(promised(token)).unwrap();
+    }
+    assert!(old.position() > known.position);
+    assert_ne!(old.mark(Some(6)), known);
+    assert_eq!(ledger.mark(Some(7)).chain, "", "nothing stands there");
+    let reports = ledger.reports_after(0, 9).unwrap().0;
+    assert!(reports.iter().all(|r| r.chain == ledger.mark(Some(r.position)).chain));
+}
+
+#[test]
+fn entries_are_written_in_the_oldest_form_that_has_them() {
+    let file = ForgetfulFile::default();
+    let ledger = open(&file).unwrap();
+    let version = |file: &ForgetfulFile| {
+        let bytes = file.bytes();
+        let last = (0..bytes.len()).rev().find(|at| bytes[*at] == b'{' && bytes[*at - 1] < 9);
+        bytes[last.unwrap() - 1]
+    };
+    ledger.append(promised(1)).unwrap();
+    assert_eq!(version(&file), 1, "an older host agent reads it");
+    let Body::Promised { authority, .. } = promised(1) else { unreachable!() };
+    let readmit = grayfin_types::ledger::Readmit {
+        act: "a".to_owned(),
+        floor: Token(9),
+        closes: None,
+        orders: [].into(),
+        forget: true,
+    };
+    ledger.append(Body::Readmitted { readmit, authority }).unwrap();
+    assert_eq!((version(&file), floor(&open(&file).unwrap())), (2, 9));
+}

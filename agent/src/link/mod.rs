@@ -30,7 +30,13 @@ use looks::Looks;
 pub use ports::{Canary, ClusterAsk, HostAsk, Look};
 use session::{Ended, Session};
 
-use crate::{clock, config::Settings, ledger, ledger::Ledger, runner::Trust};
+use crate::{
+    clock,
+    config::Settings,
+    ledger,
+    ledger::Ledger,
+    runner::{Trust, Wish},
+};
 
 /// Between two attempts; doubled up to [`BACK_OFF_MAX`]. A coordinator that restarts is back in a
 /// second or two, and a host that is held waits for it.
@@ -67,6 +73,7 @@ pub struct Link {
     session_id: String,
     connected: watch::Sender<Option<Connected>>,
     trust: watch::Sender<Trust>,
+    wish: watch::Sender<Option<Wish>>,
     /// Go requests that wait for their answer.
     gos: Mutex<BTreeMap<u64, oneshot::Sender<v1::GoAnswer>>>,
     /// Numbers of go requests and sessions; unique over restarts by beginning at the clock.
@@ -112,6 +119,7 @@ impl Link {
             session_id: uuid::Uuid::new_v4().to_string(),
             connected: watch::Sender::new(None),
             trust: watch::Sender::new(Trust::Unknown),
+            wish: watch::Sender::new(None),
             gos: Mutex::default(),
             numbers: AtomicU64::new(clock::wall_ms().saturating_mul(1000)),
             passing,
@@ -136,6 +144,11 @@ impl Link {
     /// Says what the coordinators think of this ledger.
     pub fn trust(&self) -> watch::Receiver<Trust> {
         self.trust.subscribe()
+    }
+
+    /// Hands on the readmission that a coordinator sent (S8).
+    pub fn wish(&self) -> watch::Receiver<Option<Wish>> {
+        self.wish.subscribe()
     }
 
     fn connected(&self) -> watch::Receiver<Option<Connected>> {

@@ -48,13 +48,15 @@ pub(super) fn promise(
         tracing::warn!(token = asked.token, code = %refusal.code, why = refusal.why, "promise refused");
     }
     let (code, why) = code_and_why(decided.as_ref().err());
+    let mark = ledger.mark(None);
     Ok(v1::PromiseAnswer {
         cluster: asked.cluster,
         token: asked.token,
         promised: decided.is_ok(),
         code,
         why,
-        ledger_position: ledger.position(),
+        ledger_position: mark.position,
+        ledger_chain: mark.chain,
         authority: asked.authority,
     })
 }
@@ -73,6 +75,7 @@ pub(super) fn order(
     } else {
         tracing::warn!(number = wire.number, kind = wire.kind, why = answer.why, "order refused");
     }
+    let mark = ledger.mark(None);
     Ok(v1::OrderAnswer {
         cluster: wire.cluster.clone(),
         number: wire.number,
@@ -80,7 +83,8 @@ pub(super) fn order(
         accepted: answer.accepted,
         code: answer.code.map(|code| code.to_string()).unwrap_or_default(),
         why: answer.why,
-        ledger_position: ledger.position(),
+        ledger_position: mark.position,
+        ledger_chain: mark.chain,
         state: answer.state.as_ref().map(document::wrap),
     })
 }
@@ -127,6 +131,7 @@ pub(super) fn carried_out(
     let decided = if amnesic { Err(is_amnesic()) } else { record(ledger, boot_id, &order)? };
     let answer = decided.unwrap_or_else(|refusal| Answer::no(refusal.code, refusal.why));
     tracing::info!(number = number.0, accepted = answer.accepted, why = answer.why, "debt order");
+    let mark = ledger.mark(None);
     Ok(v1::OrderAnswer {
         cluster: cluster.to_string(),
         number: number.0,
@@ -134,7 +139,8 @@ pub(super) fn carried_out(
         accepted: answer.accepted,
         code: answer.code.map(|code| code.to_string()).unwrap_or_default(),
         why: answer.why,
-        ledger_position: ledger.position(),
+        ledger_position: mark.position,
+        ledger_chain: mark.chain,
         state: None,
     })
 }

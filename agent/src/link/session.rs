@@ -2,13 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use grayfin_agent_core::fence;
+use grayfin_agent_core::{entry::Authority, fence};
 use grayfin_proto::{
     MESSAGE_MAX, WIRE, document,
     v1::{self, from_host, host_agent_link_client::HostAgentLinkClient, to_host},
 };
 use grayfin_types::{
     Code,
+    ledger::Readmit,
     raise::{Raise, SignedRaise},
 };
 use tokio::{
@@ -21,7 +22,10 @@ use tonic::{Status, Streaming, transport::Channel};
 use super::{
     Connected, Link, Queues, looks::Ask, looks::Looks, orders, orders::Taken, ports::Look,
 };
-use crate::{ledger, runner::Trust};
+use crate::{
+    ledger,
+    runner::{Trust, Wish},
+};
 
 /// For the connection (2 s at most), the handshake, and the coordinator's durable enrolment.
 const WELCOME_MAX: Duration = Duration::from_secs(8);
@@ -69,6 +73,8 @@ pub(super) struct Session<'a, L> {
     pub(super) coordinators: Vec<String>,
     worked: bool,
     amnesic: bool,
+    /// The readmission that came with the welcome.
+    readmission: Option<String>,
     /// Reports up to this ledger position were sent, or are committed.
     reported: u64,
 }
@@ -86,6 +92,7 @@ impl<'a, L: Look> Session<'a, L> {
             coordinators: Vec::new(),
             worked: false,
             amnesic: false,
+            readmission: None,
             reported: 0,
         }
     }
@@ -113,7 +120,15 @@ impl<'a, L: Look> Session<'a, L> {
         let opening = async {
             let stream = client.session(ReceiverStream::new(outgoing)).await?;
             let mut from = stream.into_inner();
-            let first = from.message().await?;
+            let mut first = from.message().await?;
+            if let Some(to_host::Message::Prove(asked)) =
+                first.as_ref().and_then(|m| m.message.as_ref())
+            {
+                let mark = self.link.ledger.mark(Some(asked.position));
+                let proof = v1::LedgerProof { position: mark.position, chain: mark.chain };
+                send(&to, from_host::Message::Proof(proof)).await.map_err(Status::unavailable)?;
+                first = from.message().await?;
+            }
             Ok::<_, Status>((from, first))
         };
         let opened = timeout(WELCOME_MAX, opening).await;
@@ -134,13 +149,16 @@ impl<'a, L: Look> Session<'a, L> {
     fn hello(&self) -> v1::Hello {
         let link = self.link;
         let clusters = link.settings.installations.iter().map(|i| &i.cluster);
+        let mark = link.ledger.mark(None);
         link.ledger.state(|state| v1::Hello {
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             wire: WIRE,
             host: link.settings.host.to_string(),
             clusters: clusters.clone().map(ToString::to_string).collect(),
             ledger_id: link.ledger.id().to_string(),
-            ledger_position: state.position,
+            ledger_position: mark.position,
+            ledger_chain: mark.chain,
+            readmitted: state.readmitted.clone().unwrap_or_default(),
             boot_id: link.boot_id.clone(),
             fences: clusters
                 .map(|cluster| v1::FenceState {
@@ -172,14 +190,15 @@ impl<'a, L: Look> Session<'a, L> {
             self.broken(format!("{}: refused: {}", refusal.code, refusal.why))
         })?;
         // The entry that was just made must not hide that the ledger is an old copy.
-        self.amnesic = welcome.committed_position > before;
+        self.amnesic = welcome.committed_position > before || !welcome.amnesic.is_empty();
         let trust = if self.amnesic { Trust::Amnesic } else { Trust::Confirmed };
         if self.amnesic {
             tracing::error!(
                 code = %Code::AgentAmnesic, position, committed = welcome.committed_position,
-                "the coordinators know a newer ledger of this host"
+                why = welcome.amnesic, "the coordinators know a newer ledger of this host"
             );
         }
+        self.wish(welcome, &by);
         self.link.trust.send_replace(trust);
         self.worked = true;
         self.reported = welcome.committed_position;
@@ -194,6 +213,30 @@ impl<'a, L: Look> Session<'a, L> {
             0 => own,
             told => u64::from(told),
         })
+    }
+
+    /// Hands a readmission that comes with a welcome to the runner, which takes it in between two
+    /// steps; then the next hello says so.
+    fn wish(&mut self, welcome: &v1::Welcome, by: &Authority) {
+        let Some(document) = &welcome.readmit else { return };
+        match document::read::<Readmit>("readmission", Some(document)) {
+            Ok(readmit) => {
+                self.readmission = Some(readmit.act.clone());
+                let wish = Wish { readmit, by: by.clone(), amnesic: self.amnesic };
+                self.link.wish.send_replace(Some(wish));
+            }
+            Err(error) => tracing::warn!(%error, "a readmission that cannot be read"),
+        }
+    }
+
+    /// Ends the session when the readmission that came with its welcome is in the ledger.
+    fn readmitted(&self) -> Result<(), Ended> {
+        let taken = self.link.ledger.state(|state| state.readmitted.clone());
+        if self.readmission.is_some() && self.readmission == taken {
+            self.link.wish.send_replace(None);
+            return Err(self.broken("the host is readmitted: saying hello again"));
+        }
+        Ok(())
     }
 
     /// Returns the operator's act that comes with a welcome, if its signature is good.
@@ -222,6 +265,7 @@ impl<'a, L: Look> Session<'a, L> {
         looking.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // Facts that waited for a session would look fresh: their age is measured from receipt.
         while self.queues.looks.try_recv().is_ok() {}
+        self.readmitted()?;
         self.report(&to).await?;
         loop {
             tokio::select! {
@@ -233,6 +277,7 @@ impl<'a, L: Look> Session<'a, L> {
                 }
                 changed = changed.changed() => {
                     changed.map_err(|_| self.broken("the ledger is gone"))?;
+                    self.readmitted()?;
                     self.report(&to).await?;
                 }
                 Some(report) = self.queues.passing.recv() => {
@@ -289,7 +334,9 @@ impl<'a, L: Look> Session<'a, L> {
             return Ok(());
         };
         match message {
-            to_host::Message::Welcome(_) => return Err(self.broken("a second welcome")),
+            to_host::Message::Welcome(_) | to_host::Message::Prove(_) => {
+                return Err(self.broken("a second welcome"));
+            }
             to_host::Message::Observe(wanted) => self.observe(&wanted),
             to_host::Message::Promise(asked) => {
                 let answer = orders::promise(&self.link.ledger, self.amnesic, asked)?;

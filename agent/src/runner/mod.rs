@@ -6,6 +6,7 @@
 
 mod act;
 mod folders;
+mod readmission;
 mod records;
 mod staging;
 mod telling;
@@ -32,6 +33,7 @@ use grayfin_types::{
 };
 use tokio::sync::{Mutex, mpsc, watch};
 
+pub use readmission::Wish;
 use records::HoldRecords;
 pub use records::Passing;
 pub use trust::Trust;
@@ -93,6 +95,8 @@ pub struct Parts<E> {
     pub passing: mpsc::Sender<Report>,
     /// What the coordinators say about the ledger.
     pub trust: watch::Receiver<Trust>,
+    /// A readmission that is to be taken in.
+    pub wish: watch::Receiver<Option<Wish>>,
 }
 
 /// The loops.
@@ -171,7 +175,11 @@ impl<E: Executor> Runner<E> {
         }
         loop {
             changed.borrow_and_update();
-            trust::not_amnesic(&self.parts.trust).await;
+            self.readmit().await?;
+            tokio::select! {
+                () = trust::not_amnesic(&self.parts.trust) => {}
+                () = self.wished() => continue,
+            }
             if let Some(closed) = self.close_ended(&mut running) {
                 self.tidy(closed).await;
             }
@@ -196,7 +204,11 @@ impl<E: Executor> Runner<E> {
     }
 
     async fn wait(&self, changed: &mut watch::Receiver<u64>) {
-        if changed.changed().await.is_err() {
+        let more = tokio::select! {
+            more = changed.changed() => more,
+            () = self.wished() => return,
+        };
+        if more.is_err() {
             // Cannot be: the ledger, which is ours, keeps the sender.
             std::future::pending::<()>().await;
         }
@@ -413,6 +425,7 @@ pub(crate) fn passing_report(
         happened,
         seen: String::new(),
         position: 0,
+        chain: String::new(),
         at_ms: crate::clock::wall_ms(),
     }
 }

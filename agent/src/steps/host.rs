@@ -16,6 +16,7 @@ use super::{
     waiting::Pauses,
 };
 use crate::{
+    config::{Installation, Settings},
     files::{self, Control, Disk, RealDisk, chain},
     packages::{self, Staged},
     process::{
@@ -181,6 +182,16 @@ impl Executor for HostSteps {
             .await
             .map(drop)
             .map_err(|e| process_error(&e, "end what earlier helpers left"))
+    }
+
+    async fn clear(
+        &self,
+        settings: &Settings,
+        installation: &Installation,
+    ) -> Result<(), StepError> {
+        let scope = Scope::new(&settings.state_dir, installation.cluster.as_str());
+        let swept = Helper::new(self.launcher.clone(), scope).sweep("an earlier helper").await;
+        swept.map(drop).map_err(|e| process_error(&e, "end what earlier helpers left"))
     }
 
     async fn precheck(&self, step: Step, ctx: &Context) -> Precheck {

@@ -64,6 +64,8 @@ pub use stop::{Stop, Why};
 
 use grayfin_types::{Code, step::Step};
 
+use crate::config::{Installation, Settings};
+
 /// What was seen, in words for people: `4 of 4 processes gone after 1.2 s`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Seen(pub String);
@@ -115,6 +117,15 @@ pub trait Executor: Send + Sync + 'static {
     /// judged. DolphinDB's own processes are never touched. Called once after each start of the
     /// process and after each failed step, before anything is judged (S8).
     fn settle(&self, ctx: &Context) -> impl Future<Output = Result<(), StepError>> + Send;
+
+    /// The same where no hold is worked on: before an operator's readmission is taken in (S8).
+    fn clear(
+        &self,
+        _settings: &Settings,
+        _installation: &Installation,
+    ) -> impl Future<Output = Result<(), StepError>> + Send {
+        std::future::ready(Ok(()))
+    }
 
     /// Looks whether `step` is done, can be done, or must not be done. Changes nothing.
     fn precheck(&self, step: Step, ctx: &Context) -> impl Future<Output = Precheck> + Send;

@@ -46,6 +46,11 @@ pub struct World {
     pub membership: u64,
     /// The operator's act that comes with the welcome.
     pub raise: Option<v1::Document>,
+    /// Asks what the ledger holds here, before the welcome.
+    pub prove: Option<u64>,
+    pub proofs: Vec<v1::LedgerProof>,
+    /// The readmission that comes with the welcome.
+    pub readmit: Option<v1::Document>,
     pub term: u64,
     pub leads: bool,
     pub leader_address: String,
@@ -94,6 +99,9 @@ impl Coordinator {
             leader_address: String::new(),
             go: Go::Yes,
             committed: 0,
+            prove: None,
+            proofs: Vec::new(),
+            readmit: None,
             reports: BTreeMap::new(),
             arrivals: Vec::new(),
             passing: Vec::new(),
@@ -312,6 +320,8 @@ impl World {
             look_interval_ms: 0,
             membership: self.membership,
             raise: self.raise.clone(),
+            amnesic: String::new(),
+            readmit: self.readmit.clone(),
         }
     }
 }
@@ -323,6 +333,10 @@ impl Service {
         let mut world = lock(&self.0);
         let answer = match message.message.unwrap() {
             from_host::Message::Hello(_) => panic!("a second hello"),
+            from_host::Message::Proof(proof) => {
+                world.proofs.push(proof);
+                None
+            }
             from_host::Message::HostFacts(facts) => {
                 world.host_facts.push(document::read("facts", Some(&facts)).unwrap());
                 None
@@ -409,6 +423,10 @@ impl HostAgentLink for Service {
         {
             let mut world = lock(&self.0);
             world.hellos.push(hello);
+            if let Some(position) = world.prove {
+                let prove = to_host::Message::Prove(v1::ProveLedger { position });
+                to.try_send(Ok(v1::ToHost { message: Some(prove) })).unwrap();
+            }
             let welcome = to_host::Message::Welcome(world.welcome());
             to.try_send(Ok(v1::ToHost { message: Some(welcome) })).unwrap();
             if world.leads {

@@ -3,18 +3,19 @@
 //! A command carries its times and ids. It is proposed by the leader, becomes true when it is
 //! applied, and is checked again then: what no longer fits is answered [`Response::Ignored`].
 
-use std::collections::{BTreeMap, BTreeSet};
+mod heard;
 
 use grayfin_types::{
-    ClusterId, Code, Generation, HostId, Incarnation, LedgerId, NodeAlias, OrderNumber, RolloutId,
-    Term, Token,
+    Code, HostId, Incarnation, LedgerId, NodeAlias, RolloutId, Term, Token,
     facts::UnsettledChunk,
     gate::{Finding, Reason},
+    ledger::Readmit,
     plan::{Effect, Plan},
-    status::CanaryStatus,
-    step::{Report, SequenceState},
+    step::Report,
 };
 use serde::{Deserialize, Serialize};
+
+pub use heard::{CanaryReported, Enrol, LedgerSaid, OrderAnswered, PromiseAnswered};
 
 use crate::state::GroupAct;
 
@@ -213,25 +214,6 @@ pub enum Cmd {
     },
 }
 
-/// A host agent's hello.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Enrol {
-    /// The host, as its certificate names it.
-    pub host: HostId,
-    /// The clusters that it has installations of.
-    pub clusters: BTreeSet<ClusterId>,
-    /// The certificate's generation.
-    pub generation: Generation,
-    /// The ledger's random id.
-    pub ledger_id: LedgerId,
-    /// Number of entries in the ledger.
-    pub ledger_position: u64,
-    /// Version of the host agent.
-    pub agent_version: String,
-    /// The last order that it ran, by cluster.
-    pub last_orders: BTreeMap<ClusterId, OrderNumber>,
-}
-
 /// A rollout to start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Start {
@@ -278,6 +260,17 @@ pub enum Action {
         /// The token that the operator saw (`hold show`).
         token: Token,
     },
+    /// The host's state is proven: its agent goes on, with this ledger (S8).
+    Readmit {
+        /// Which.
+        host: HostId,
+        /// The ledger that its agent has.
+        ledger: LedgerId,
+        /// Tokens up to this one are to be refused there.
+        floor: Token,
+        /// The hold that is open there.
+        closes: Option<Token>,
+    },
 }
 
 impl Action {
@@ -292,6 +285,7 @@ impl Action {
             Self::RollbackHost => "rollback-host",
             Self::BreakHold { .. } => "break",
             Self::AttestPoweredOff { .. } => "attest-powered-off",
+            Self::Readmit { .. } => "readmit",
         }
     }
 }
@@ -328,48 +322,6 @@ pub struct CoordinatorsWish {
     pub by: String,
 }
 
-/// A host agent's answer to a promise request.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PromiseAnswered {
-    /// Whose.
-    pub host: HostId,
-    /// For which cluster.
-    pub cluster: ClusterId,
-    /// The token.
-    pub token: Token,
-    /// Durably given.
-    pub promised: bool,
-    /// Why not.
-    pub code: Option<Code>,
-    /// Why not, in a person's words.
-    pub why: String,
-    /// The ledger's position then.
-    pub ledger_position: u64,
-}
-
-/// A host agent's answer to an order.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OrderAnswered {
-    /// Whose.
-    pub host: HostId,
-    /// For which cluster.
-    pub cluster: ClusterId,
-    /// The order's number.
-    pub number: OrderNumber,
-    /// The order's token.
-    pub token: Token,
-    /// Taken up.
-    pub accepted: bool,
-    /// Why not.
-    pub code: Option<Code>,
-    /// Why not, in a person's words.
-    pub why: String,
-    /// The ledger's position then.
-    pub ledger_position: u64,
-    /// Where the sequence stood then.
-    pub state: Option<SequenceState>,
-}
-
 /// A decision about a go.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GoDecided {
@@ -387,21 +339,6 @@ pub struct GoDecided {
     pub allowed: bool,
     /// Why not.
     pub reasons: Vec<Reason>,
-}
-
-/// A canary's report.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CanaryReported {
-    /// The rollout.
-    pub rollout: RolloutId,
-    /// Whose.
-    pub host: HostId,
-    /// Which writer.
-    pub epoch: u64,
-    /// The order that it answers, 0 for a passing report.
-    pub order: OrderNumber,
-    /// What it says.
-    pub status: CanaryStatus,
 }
 
 /// What came of a command.
@@ -428,6 +365,9 @@ pub enum Response {
         amnesic: Option<String>,
         /// Reports up to here are committed.
         committed_position: u64,
+        /// An operator readmitted it: to be taken in, and then to say hello again.
+        #[serde(default)]
+        readmit: Option<Readmit>,
     },
     /// The rollout is started (or was, by the same request).
     Started {

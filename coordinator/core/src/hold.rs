@@ -57,6 +57,10 @@ pub fn missing(state: &State, hold: &Hold) -> Vec<(HostId, ClusterId)> {
     required(state, &hold.host, &hold.covers)
         .into_iter()
         .filter(|(host, cluster)| !promised(hold, host, cluster))
+        .filter(|(host, _)| {
+            let broken = state.broken.iter().any(|b| &b.host == host);
+            !(broken && mutation::is("s3-break-closes"))
+        })
         .collect()
 }
 

@@ -6,6 +6,7 @@
 //!   starts with an empty one and holds until it is fresh (S9).
 //! - [`decide::decide`] says what should happen next: commands to propose, and what to ask for.
 //!   [`go::go`] answers a host agent that wants to take nodes down.
+//! - [`readmit`] judges whether a host's state is proven, so that an operator may readmit it.
 //! - [`gates`] are the named checks, [`plan`] makes plans, [`status`] and [`explain`] say where
 //!   things stand, [`invariant`] says what must hold in every state.
 //!
@@ -26,6 +27,7 @@ pub mod invariant;
 pub mod mutation;
 pub mod order;
 pub mod plan;
+pub mod readmit;
 pub mod state;
 pub mod status;
 pub mod topology;

@@ -1,6 +1,7 @@
 //! The ways out: which verbs make sense in which state, and what remains where there is no way back.
 
 use grayfin_types::{
+    ClusterId, HostId,
     facts::NodeRole,
     status::{HostPhase, RolloutState},
     step::{SequenceState, Step},
@@ -100,6 +101,18 @@ pub fn commands(state: &State, rollout: &Rollout) -> Vec<String> {
         return vec![format!("grayfin rollout status {id}")];
     }
     vec![format!("grayfin rollout start {} --to {}", rollout.cluster, rollout.plan.target)]
+}
+
+/// Says how a host whose agent may only look, or has a hold open that nobody knows, comes back (S8).
+pub fn readmission(cluster: &ClusterId, host: &HostId, held: bool) -> String {
+    let first = if held {
+        format!("break its hold (`grayfin hold break {cluster}`), bring")
+    } else {
+        "bring".to_owned()
+    };
+    format!(
+        "put the newest copy of its ledger back; or {first} every node of it up, see that nothing half-done is left on it, and `grayfin host readmit {cluster}/{host}`"
+    )
 }
 
 /// Tells whether the new version may have been started on a host: then there is no way back (S12).

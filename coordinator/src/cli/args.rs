@@ -5,7 +5,7 @@ use std::{ffi::OsString, path::PathBuf};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use grayfin_types::{ClusterId, HostId, RolloutId};
 
-use super::values::{CanaryChoice, Duration, Override};
+use super::values::{CanaryChoice, Duration, HostOf, Override};
 
 /// Rolling upgrades of DolphinDB clusters, one host at a time, while they are being written to.
 #[derive(Debug, Parser)]
@@ -55,6 +55,9 @@ pub(crate) enum Command {
     Rollout(Rollout),
     /// List hosts, their host agents and nodes
     Hosts,
+    /// Readmit a host whose agent may only look
+    #[command(subcommand)]
+    Host(Host),
     /// Show or break holds, or attest that a host is powered off
     #[command(subcommand)]
     Hold(Hold),
@@ -239,6 +242,19 @@ pub(crate) enum Hold {
         /// The token of its cluster that `hold show` names; refused if it has changed
         #[arg(long)]
         token: u64,
+        #[command(flatten)]
+        sure: Sure,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Host {
+    /// Let a host agent go on whose ledger is lost or an old copy, or that has a hold open which the
+    /// coordinators do not know. Only when the host's state is proven: all its nodes run and answer
+    Readmit {
+        /// The cluster and the host
+        #[arg(value_name = "CLUSTER/HOST")]
+        place: HostOf,
         #[command(flatten)]
         sure: Sure,
     },

@@ -1,4 +1,4 @@
-//! `hold break` and `hold attest`: what nobody should do by mistake.
+//! `hold break`, `hold attest` and `host readmit`: what nobody should do by mistake.
 
 use grayfin_proto::v1::{ControlAction, ControlRequest};
 use grayfin_types::{ClusterId, Code, HostId};
@@ -9,6 +9,7 @@ use super::{
     error::{Error, Exit},
     output::Output,
     render, show, steer,
+    values::HostOf,
 };
 
 /// Breaks a hold: shows what is known of the host and what the gates say, and wants a reason and the
@@ -52,6 +53,7 @@ pub(crate) async fn break_hold(
         reason,
         token,
         host: host.to_string(),
+        cluster: String::new(),
     };
     steer::send(client, request, rollout.as_str(), output).await
 }
@@ -77,6 +79,33 @@ pub(crate) async fn attest(
         reason,
         token,
         host: host.to_string(),
+        cluster: String::new(),
+    };
+    steer::send(client, request, "", output).await
+}
+
+/// Readmits a host whose state is proven: shows what is known of it, says what is believed, and wants
+/// a reason and the host's name. The coordinator looks once more whether it is proven.
+pub(crate) async fn readmit(
+    client: &Client,
+    place: &HostOf,
+    sure: &Sure,
+    output: Output,
+) -> Result<Exit, Error> {
+    let HostOf { cluster, host } = place;
+    show_host(client, host, output).await?;
+    output.note(&format!(
+        "The host agent of `{host}` goes on with the ledger that it has, and closes the hold that is open there without undoing anything. Make sure that nothing half-done is left: every node runs the version that it should, no unit of it is masked, no interlock lies in its folder (docs/operate/when-it-holds.md)."
+    ));
+    let reason = confirmed(sure, host, "readmit it", output)?;
+    let request = ControlRequest {
+        request_id: uuid::Uuid::new_v4().to_string(),
+        rollout: String::new(),
+        action: ControlAction::Readmit.into(),
+        reason,
+        token: 0,
+        host: host.to_string(),
+        cluster: cluster.to_string(),
     };
     steer::send(client, request, "", output).await
 }

@@ -22,7 +22,7 @@ use std::{ffi::OsString, process::ExitCode};
 use clap::Parser;
 
 use self::{
-    args::{Cli, Command, Coordinator, Hold, Rollout, join_canary},
+    args::{Cli, Command, Coordinator, Hold, Host, Rollout, join_canary},
     client::Client,
     error::{Error, Exit},
     output::Output,
@@ -73,6 +73,7 @@ fn run(cli: &Cli, output: Output) -> Result<Exit, Error> {
         | Command::Plan(_)
         | Command::Rollout(_)
         | Command::Hosts
+        | Command::Host(_)
         | Command::Hold(_)
         | Command::Explain { .. }
         | Command::Coordinator(_)
@@ -98,6 +99,9 @@ async fn ask(client: &Client, command: &Command, output: Output) -> Result<Exit,
         }
         Command::Hold(Hold::Attest { host, token, sure }) => {
             hold::attest(client, host, *token, sure, output).await
+        }
+        Command::Host(Host::Readmit { place, sure }) => {
+            hold::readmit(client, place, sure, output).await
         }
         Command::Explain { id } => show::explain(client, id.as_ref(), output).await,
         Command::Coordinators => coordinator::list(client, output).await,

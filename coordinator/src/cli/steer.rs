@@ -41,6 +41,7 @@ pub(crate) async fn rollout(
         reason: reason.clone(),
         token: 0,
         host: host.map(ToString::to_string).unwrap_or_default(),
+        cluster: String::new(),
     };
     Some(send(client, request, id.as_str(), output).await)
 }
@@ -67,7 +68,7 @@ pub(crate) async fn send(
     if !answer.accepted {
         let code = Code::from_text(&answer.code).unwrap_or(Code::WrongState);
         let hint = if request.rollout.is_empty() {
-            "`grayfin hold show` says which holds there are".to_owned()
+            "`grayfin hosts` and `grayfin hold show` say where things stand".to_owned()
         } else {
             format!("`grayfin explain {id}` says what is possible now")
         };
@@ -96,5 +97,6 @@ const fn word(action: ControlAction) -> &'static str {
         ControlAction::RollbackHost => "rollback-host",
         ControlAction::BreakHold => "hold break",
         ControlAction::AttestPoweredOff => "hold attest",
+        ControlAction::Readmit => "host readmit",
     }
 }

@@ -2,6 +2,8 @@
 
 use std::str::FromStr;
 
+use grayfin_types::{ClusterId, HostId};
+
 /// A length of time: `90s`, `500ms`, `2m`, `1h`; a bare number is seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Duration {
@@ -82,9 +84,36 @@ impl FromStr for CanaryChoice {
     }
 }
 
+/// A host of a cluster: `CLUSTER/HOST`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HostOf {
+    pub(crate) cluster: ClusterId,
+    pub(crate) host: HostId,
+}
+
+impl FromStr for HostOf {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let both = text.split_once('/').and_then(|(cluster, host)| {
+            Some(Self { cluster: cluster.parse().ok()?, host: host.parse().ok()? })
+        });
+        both.ok_or_else(|| format!("`{text}` is no host of a cluster: write `CLUSTER/HOST`"))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_host_of_a_cluster_has_one_slash() {
+        let place: HostOf = "trade/db2".parse().unwrap();
+        assert_eq!((place.cluster.as_str(), place.host.as_str()), ("trade", "db2"));
+        for bad in ["", "db2", "trade/", "/db2", "a/b/c"] {
+            assert!(bad.parse::<HostOf>().is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn durations_have_units() {

@@ -5,7 +5,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 use grayfin_coordinator_core::{
     Cmd, Response as Applied, State,
     cmd::{Action, Control},
-    explain,
+    explain, readmit,
     state::Rollout,
     status as core_status,
 };
@@ -113,8 +113,11 @@ impl OperatorService {
             return Err(bad_request(&format!("a reason has {REASON_MAX} bytes at most")));
         }
         must_lead(&self.shared).await?;
-        let action = action(&wish)?;
         let state = self.shared.store.state();
+        let action = match self.action(&wish, &state)? {
+            Ok(action) => action,
+            Err(refused) => return Ok(control_answer(refused)),
+        };
         let rollout = match &action {
             Action::AttestPoweredOff { host, .. } => {
                 if self.shared.sight.read(|view| view.is_connected(host)) {
@@ -127,6 +130,7 @@ impl OperatorService {
                 }
                 rollout_of(&state, host)
             }
+            Action::Readmit { host, .. } => rollout_of(&state, host),
             Action::Pause
             | Action::Resume
             | Action::Abort
@@ -139,6 +143,17 @@ impl OperatorService {
             }
         };
         tracing::info!(%rollout, action = action.word(), %by, "operator's request");
+        let readmitted = match &action {
+            Action::Readmit { host, .. } => Some(host.clone()),
+            Action::Pause
+            | Action::Resume
+            | Action::Abort
+            | Action::Retry
+            | Action::Skip { .. }
+            | Action::RollbackHost
+            | Action::BreakHold { .. }
+            | Action::AttestPoweredOff { .. } => None,
+        };
         let command = Cmd::Control(Control {
             request_id: wish.request_id,
             rollout,
@@ -147,7 +162,35 @@ impl OperatorService {
             by,
         });
         let applied = self.shared.store.propose(command).await.map_err(|e| status::refused(&e))?;
+        if let Some(host) = readmitted.filter(|_| applied == Applied::Done) {
+            // It takes the act in when it says hello.
+            self.shared
+                .links
+                .end(&host, Status::unavailable("the host was readmitted: hello again"));
+        }
         Ok(control_answer(applied))
+    }
+
+    /// Reads what is to be done. A readmission is judged here, by what is seen (S8).
+    fn action(
+        &self,
+        wish: &ControlRequest,
+        state: &State,
+    ) -> Result<Result<Action, Applied>, Status> {
+        if wish.action() != ControlAction::Readmit {
+            return action(wish).map(Ok);
+        }
+        if wish.reason.trim().is_empty() {
+            return Err(bad_request("readmitting a host needs a reason"));
+        }
+        let host = HostId::new(wish.host.clone()).map_err(|e| bad_request(&e.to_string()))?;
+        let cluster =
+            ClusterId::new(wish.cluster.clone()).map_err(|e| bad_request(&e.to_string()))?;
+        let judged = self
+            .shared
+            .sight
+            .read(|view| readmit::prove(state, view, &cluster, &host, monotonic_ms()));
+        Ok(judged.map_err(|against| readmit::refusal(&host, &against)))
     }
 
     async fn hosts(&self, request: Request<Empty>) -> Result<Document, Status> {
@@ -267,7 +310,9 @@ fn rollout_of(state: &State, host: &HostId) -> RolloutId {
 fn action(wish: &ControlRequest) -> Result<Action, Status> {
     let host = || HostId::new(wish.host.clone()).map_err(|e| bad_request(&e.to_string()));
     Ok(match wish.action() {
-        ControlAction::Unspecified => return Err(bad_request("the action is missing or unknown")),
+        ControlAction::Unspecified | ControlAction::Readmit => {
+            return Err(bad_request("the action is missing or unknown"));
+        }
         ControlAction::Pause => Action::Pause,
         ControlAction::Resume => Action::Resume,
         ControlAction::Abort => Action::Abort,

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use grayfin_coordinator_core::{
-    cmd::{CanaryReported, Cmd, Enrol, OrderAnswered, PromiseAnswered},
+    cmd::{CanaryReported, Cmd, Enrol, LedgerSaid, OrderAnswered, PromiseAnswered},
     go,
     view::{Connection, Fence},
 };
@@ -11,6 +11,7 @@ use grayfin_proto::{WIRE, document, v1};
 use grayfin_types::{
     ClusterId, Code, Generation, HostId, LedgerId, OrderNumber, RolloutId, Token,
     facts::{ClusterFacts, HostFacts},
+    ledger::LedgerMark,
     status::CanaryStatus,
     step::{Report, SequenceState},
 };
@@ -89,8 +90,19 @@ impl Peer {
     }
 
     /// Makes the enrolment of a hello.
-    pub(crate) fn enrol(&self, hello: &v1::Hello) -> Result<Enrol, Error> {
+    pub(crate) fn enrol(
+        &self,
+        hello: &v1::Hello,
+        proof: Option<LedgerMark>,
+    ) -> Result<Enrol, Error> {
         let fences = self.fences(hello)?;
+        let said = LedgerSaid {
+            chain: chain(&hello.ledger_chain),
+            proof,
+            floor: fences.values().map(|fence| fence.floor).max().unwrap_or_default(),
+            open_hold: fences.values().find_map(|fence| fence.open_hold),
+            readmitted: Some(cut(&hello.readmitted, 128)).filter(|act| !act.is_empty()),
+        };
         Ok(Enrol {
             host: self.host.clone(),
             clusters: self.clusters.clone(),
@@ -99,6 +111,8 @@ impl Peer {
             ledger_position: hello.ledger_position,
             agent_version: cut(&hello.agent_version, 64),
             last_orders: fences.into_iter().map(|(c, fence)| (c, fence.last_order)).collect(),
+            // A host agent that is older than the running hash does not say it.
+            ledger: (!hello.ledger_chain.is_empty()).then_some(said),
         })
     }
 
@@ -168,6 +182,7 @@ impl Peer {
             code: code(&answer.code),
             why: cut(&answer.why, WHY_MAX),
             ledger_position: answer.ledger_position,
+            chain: chain(&answer.ledger_chain),
         }))
     }
 
@@ -186,6 +201,7 @@ impl Peer {
             code: code(&answer.code),
             why: cut(&answer.why, WHY_MAX),
             ledger_position: answer.ledger_position,
+            chain: chain(&answer.ledger_chain),
             state,
         }))
     }
@@ -240,6 +256,11 @@ impl Peer {
             ))
         })
     }
+}
+
+/// A running hash has 32 characters; it is only ever compared.
+pub(crate) fn chain(text: &str) -> String {
+    cut(text, 64)
 }
 
 fn token(number: u64) -> Option<Token> {

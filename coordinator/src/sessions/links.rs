@@ -181,6 +181,13 @@ impl Links {
         }
     }
 
+    /// Ends a host's session, so that its agent says hello again.
+    pub fn end(&self, host: &HostId, why: Status) {
+        if let Some(link) = self.lock().links.remove(host) {
+            link.end(why);
+        }
+    }
+
     /// Ends all sessions.
     pub fn end_all(&self, why: &Status) {
         let links = std::mem::take(&mut self.lock().links);

@@ -7,13 +7,17 @@ use grayfin_proto::{
     document,
     v1::{self, FromHost, Hello, Welcome, from_host, to_host},
 };
-use grayfin_types::{Code, Generation, HostId, step::Happened};
+use grayfin_types::{
+    Code, Generation, HostId,
+    ledger::{LedgerMark, Readmit},
+    step::Happened,
+};
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 
 use super::{
     commit::{self, Item},
-    incoming::{Error, Peer},
+    incoming::{self, Error, Peer},
     links::{Outgoing, to_host},
 };
 use crate::{clock::monotonic_ms, server::status, shared::Shared};
@@ -66,20 +70,23 @@ async fn greet(
         return Err(Status::invalid_argument("GF0703: a session begins with a hello"));
     };
     let peer = Peer::greet(host, generation, &hello).map_err(|e| e.status())?;
-    let enrol = peer.enrol(&hello).map_err(|e| e.status())?;
-    refuse_a_double(shared, &enrol)?;
-    let enrol = Cmd::Enrol(enrol);
     if !drives(shared).await {
-        send(out, welcome(shared, 0, false)).await?;
+        send(out, welcome(shared, None)).await?;
         return Ok(None);
     }
+    let proof = prove(shared, &peer, &hello, incoming, out).await?;
+    let enrol = peer.enrol(&hello, proof).map_err(|e| e.status())?;
+    refuse_a_double(shared, &enrol)?;
+    let enrol = Cmd::Enrol(enrol);
     match shared.store.propose(enrol).await {
-        Ok(Response::Enrolled { amnesic, committed_position }) => {
-            if let Some(why) = amnesic {
+        Ok(Response::Enrolled { amnesic, committed_position, readmit }) => {
+            if let Some(why) = &amnesic {
                 tracing::warn!(host = %peer.host, %why, "the host agent may only look");
             }
-            open(shared, peer, &hello, committed_position, out).await.map(Some)
+            let enrolled = Enrolled { amnesic, committed_position, readmit };
+            open(shared, peer, &hello, &enrolled, out).await.map(Some)
         }
+        Ok(Response::Ignored { why }) => Err(Status::unavailable(why)),
         Ok(Response::Refused { code, why }) => {
             Err(status::of(code, tonic::Code::PermissionDenied, &why))
         }
@@ -107,6 +114,37 @@ fn refuse_a_double(shared: &Shared, hello: &Enrol) -> Result<(), Status> {
     Err(status::of(Code::BadIdentity, tonic::Code::PermissionDenied, &why))
 }
 
+/// What an enrolment was answered with.
+struct Enrolled {
+    amnesic: Option<String>,
+    committed_position: u64,
+    readmit: Option<Readmit>,
+}
+
+/// Asks what the host agent's ledger holds at the position at which it was known last (S8). None where
+/// nothing is known, or where the host agent does not know of the running hash.
+async fn prove(
+    shared: &Shared,
+    peer: &Peer,
+    hello: &Hello,
+    incoming: &mut Streaming<FromHost>,
+    out: &Outgoing,
+) -> Result<Option<LedgerMark>, Status> {
+    let mark = shared.store.state().hosts.get(&peer.host).and_then(|e| e.mark.clone());
+    let Some(mark) = mark.filter(|_| !hello.ledger_chain.is_empty()) else { return Ok(None) };
+    let position = mark.position;
+    send(out, to_host(to_host::Message::Prove(v1::ProveLedger { position }))).await?;
+    let answer = tokio::time::timeout(HELLO_MAX, incoming.message())
+        .await
+        .map_err(|_| Status::deadline_exceeded("no proof of the ledger came"))??;
+    if let Some(from_host::Message::Proof(proof)) = answer.and_then(|m| m.message)
+        && proof.position == position
+    {
+        return Ok(Some(LedgerMark { position, chain: incoming::chain(&proof.chain) }));
+    }
+    Err(Status::invalid_argument("GF0703: the proof of the ledger was awaited"))
+}
+
 async fn drives(shared: &Shared) -> bool {
     if !shared.leadership().leads {
         return false;
@@ -116,7 +154,9 @@ async fn drives(shared: &Shared) -> bool {
     matches!(tokio::time::timeout(DRIVING_MAX, waited).await, Ok(Ok(_))) && shared.drives()
 }
 
-fn welcome(shared: &Shared, committed_position: u64, leads: bool) -> v1::ToHost {
+/// Makes the welcome; one without an enrolment sends to the leader.
+fn welcome(shared: &Shared, enrolled: Option<&Enrolled>) -> v1::ToHost {
+    let leads = enrolled.is_some();
     let leader = shared.leadership().leader.map(|(_, address)| address);
     let interval = shared.config.look_interval.as_millis();
     to_host(to_host::Message::Welcome(Welcome {
@@ -125,10 +165,12 @@ fn welcome(shared: &Shared, committed_position: u64, leads: bool) -> v1::ToHost 
         leads,
         leader_address: leader.filter(|_| !leads).unwrap_or_default(),
         coordinators: shared.store.members().into_iter().map(|m| m.address).collect(),
-        committed_position,
+        committed_position: enrolled.map_or(0, |e| e.committed_position),
         look_interval_ms: u32::try_from(interval).unwrap_or(u32::MAX),
         membership: shared.store.membership(),
         raise: shared.store.state().coordinators.raise.as_ref().map(document::wrap),
+        amnesic: enrolled.and_then(|e| e.amnesic.clone()).unwrap_or_default(),
+        readmit: enrolled.and_then(|e| e.readmit.as_ref()).map(document::wrap),
     }))
 }
 
@@ -136,13 +178,14 @@ async fn open(
     shared: &Arc<Shared>,
     peer: Peer,
     hello: &Hello,
-    committed_position: u64,
+    enrolled: &Enrolled,
     out: &Outgoing,
 ) -> Result<Session, Status> {
+    let committed_position = enrolled.committed_position;
     let connection = peer.connection(hello, monotonic_ms()).map_err(|e| e.status())?;
     let session_id = connection.session_id.clone();
     // First of all, so that nothing can be in front of it.
-    send(out, welcome(shared, committed_position, true)).await?;
+    send(out, welcome(shared, Some(enrolled))).await?;
     shared.sight.update(|view| view.connected(&peer.host, connection));
     let registered = shared.links.add(&peer.host, out.clone());
     tracing::info!(
@@ -282,7 +325,7 @@ impl Session {
             from_host::Message::Hello(_) => {
                 return Err(Error::Malformed("a second hello in one session".to_owned()));
             }
-            from_host::Message::Ping(_) => None,
+            from_host::Message::Ping(_) | from_host::Message::Proof(_) => None,
         })
     }
 

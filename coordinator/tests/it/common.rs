@@ -122,6 +122,7 @@ pub fn enrol(host: &str) -> Cmd {
         ledger_position: 0,
         agent_version: "0.1.0".to_owned(),
         last_orders: [].into(),
+        ledger: None,
     })
 }
 

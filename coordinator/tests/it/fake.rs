@@ -107,6 +107,8 @@ impl Fake {
                 last_order: machine.last_order,
             }],
             session_id: "session".to_owned(),
+            ledger_chain: String::new(),
+            readmitted: String::new(),
         }
     }
 
@@ -162,6 +164,7 @@ impl Fake {
                 Some(
                     to_host::Message::Committed(_)
                     | to_host::Message::Ping(_)
+                    | to_host::Message::Prove(_)
                     | to_host::Message::Welcome(_),
                 ) => {}
                 None => return Ok(()),
@@ -199,6 +202,7 @@ impl Fake {
             code: if promised { String::new() } else { "GF0603".to_owned() },
             why: String::new(),
             ledger_position: position,
+            ledger_chain: String::new(),
             authority: request.authority,
         };
         drop(out.send(from_host(from_host::Message::Promise(answer))).await);
@@ -255,6 +259,7 @@ impl Fake {
             code: String::new(),
             why: String::new(),
             ledger_position: position,
+            ledger_chain: String::new(),
             state: state.map(|s| document::wrap(&s)),
         }
     }
@@ -279,6 +284,7 @@ impl Fake {
             happened,
             seen: String::new(),
             position,
+            chain: String::new(),
             at_ms: 1,
         };
         disk.reports.push(report.clone());

@@ -147,7 +147,7 @@ impl Life {
         if self.state.apply(&entry).is_err() {
             return false;
         }
-        let made = report::of(&host(self.host), self.state.position, &entry);
+        let made = report::of(&host(self.host), self.state.position, "", &entry);
         if let Some(made) = made
             && let Happened::State { state } = &made.happened
         {

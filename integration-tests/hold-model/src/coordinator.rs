@@ -313,6 +313,7 @@ fn command(state: &State, deed: Deed) -> Option<Cmd> {
             ledger_position: position.into(),
             agent_version: String::new(),
             last_orders: BTreeMap::from([(cluster(), OrderNumber(last_order.into()))]),
+            ledger: None,
         }),
         Deed::Allot(of) => Cmd::AllotToken { rollout: active()?, host: host(of) },
         Deed::Abandon => {
@@ -365,6 +366,7 @@ fn heard(deed: Deed) -> Option<Cmd> {
             code: None,
             why: String::new(),
             ledger_position: 0,
+            chain: String::new(),
         }),
         Deed::Answer { host: of, number, token, yes, told } => Cmd::OrderAnswered(OrderAnswered {
             host: host(of),
@@ -375,6 +377,7 @@ fn heard(deed: Deed) -> Option<Cmd> {
             code: None,
             why: String::new(),
             ledger_position: 0,
+            chain: String::new(),
             state: told.map(Told::state),
         }),
         Deed::Report { host: of, token, told, position } => Cmd::Reported {
@@ -386,6 +389,7 @@ fn heard(deed: Deed) -> Option<Cmd> {
                 happened: Happened::State { state: told.state() },
                 seen: String::new(),
                 position: position.into(),
+                chain: String::new(),
                 at_ms: 0,
             },
         },

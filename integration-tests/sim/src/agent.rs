@@ -54,6 +54,8 @@ pub struct Asking {
     pub nodes: Vec<usize>,
     /// The answer.
     pub answer: Option<bool>,
+    /// When it came.
+    pub answered_ms: u64,
 }
 
 /// A call of the executor on its way.
@@ -120,6 +122,11 @@ pub struct HostAgent {
     pub entries: Vec<Entry>,
     /// Its fold.
     pub state: State,
+    /// Writes of this host so far; never the same number twice.
+    pub writes: u64,
+    /// Which write each entry was: stands for the running hash, for what differs in one of them
+    /// differs from there on.
+    pub chain: Vec<u64>,
     /// The session.
     pub session: Option<Session>,
     /// What is known of the ledger.
@@ -175,6 +182,8 @@ impl HostAgent {
             line: 0,
             entries: Vec::new(),
             state: State::default(),
+            writes: 0,
+            chain: Vec::new(),
             session: None,
             trust: Trust::Unknown,
             began_ms: 0,
@@ -201,6 +210,21 @@ impl HostAgent {
         let body = Body::Made { ledger, host: self.id.clone() };
         self.entries = vec![Entry { at_ms: 0, body }];
         self.state = fold(&self.entries).expect("the first entry fits");
+        self.writes += 1;
+        self.chain = vec![self.writes];
+    }
+
+    /// Puts the ledger back to its first entries.
+    pub fn put_back(&mut self, keep: usize) {
+        self.entries.truncate(keep);
+        self.chain.truncate(keep);
+        self.state = fold(&self.entries).unwrap_or_default();
+    }
+
+    /// Returns the running hash at a position; empty where there is none.
+    pub fn chain_at(&self, position: u64) -> String {
+        let at = usize::try_from(position).unwrap_or(usize::MAX).wrapping_sub(1);
+        self.chain.get(at).map_or_else(String::new, u64::to_string)
     }
 
     /// Returns the ledger's id as text.
@@ -247,6 +271,9 @@ impl World {
         }
         self.say(|w| format!("{} writes {:?}", w.agents[h].id, brief(&entry.body)));
         self.agents[h].entries.push(entry.clone());
+        self.agents[h].writes += 1;
+        let write = self.agents[h].writes;
+        self.agents[h].chain.push(write);
         self.judge_entry(h, before.as_ref(), &entry.body);
         if place == Some(false) {
             self.tally.note("host agent killed after a write");
@@ -268,7 +295,8 @@ impl World {
         let from = usize::try_from(session.reported).unwrap_or(usize::MAX);
         let mut out = Vec::new();
         for (at, entry) in agent.entries.iter().enumerate().skip(from) {
-            out.extend(report::of(&agent.id, at as u64 + 1, entry));
+            let position = at as u64 + 1;
+            out.extend(report::of(&agent.id, position, &agent.chain_at(position), entry));
         }
         let upto = agent.entries.len() as u64;
         if let Some(session) = &mut self.agents[h].session {
@@ -406,6 +434,7 @@ fn brief(body: &Body) -> String {
         | Body::Raised { .. }
         | Body::Welcomed { .. }
         | Body::Promised { .. }
+        | Body::Readmitted { .. }
         | Body::Staging { .. }
         | Body::CanaryAnswered { .. }
         | Body::Sequence { .. } => format!("{body:?}").chars().take(160).collect(),

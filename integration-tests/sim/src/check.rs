@@ -67,7 +67,16 @@ impl World {
         }
         match cmd {
             Cmd::Grant { host, token, .. } => self.judge_grant(before, host, *token),
-            Cmd::Close { host, .. } => self.judge_recovered(host),
+            Cmd::Close { host, .. } => {
+                self.judge_not_amnesic(g, host);
+                self.judge_recovered(host);
+            }
+            Cmd::CloseBroken { token } => {
+                let broken = self.groups[g].state.broken.iter().find(|b| b.token == *token);
+                if let Some(host) = broken.map(|b| b.host.clone()) {
+                    self.judge_not_amnesic(g, &host);
+                }
+            }
             Cmd::Finish { rollout, ok: true, .. } => self.judge_success(g, rollout),
             Cmd::Finish { .. } => self.tally.note("rollout ended without the new version"),
             Cmd::Found { .. }
@@ -84,7 +93,6 @@ impl World {
             | Cmd::OrderAnswered(_)
             | Cmd::Reported { .. }
             | Cmd::Go(_)
-            | Cmd::CloseBroken { .. }
             | Cmd::SkipDone { .. }
             | Cmd::SetBaseline { .. }
             | Cmd::CanaryStart { .. }
@@ -162,8 +170,8 @@ impl World {
         self.truth.expect("S13", memory, || {
             format!("`{host}` is closed and what lived in its memory is not there")
         });
-        // An old copy that grew again has captured what an earlier life had changed already.
-        let old = self.truth.hosts[h].amnesic || self.truth.hosts[h].regrew;
+        // An old copy that nobody can tell has captured what an earlier life had changed already.
+        let old = self.truth.hosts[h].untold;
         self.truth.expect("S10", units || old, || {
             format!("`{host}` is closed and its units are not set as they were")
         });
@@ -237,7 +245,7 @@ impl World {
                 let number = (self.agents[h].ledger(), order.number.0);
                 let truth = &mut self.truth.hosts[h];
                 // What an old copy took up before, and a clone does not know of, it cannot know.
-                let again = !truth.orders.insert(number) && !truth.amnesic && !truth.regrew;
+                let again = !truth.orders.insert(number) && !truth.amnesic && !truth.untold;
                 self.truth.expect("S8", !again, || format!("order {} ran twice", order.number));
                 self.judge_order(h, before, &order.task, order.token);
             }
@@ -246,6 +254,10 @@ impl World {
                 let new = (authority.incarnation.0, authority.term.0);
                 let truth = &mut self.truth.hosts[h];
                 truth.authority = std::cmp::max(truth.authority, new);
+            }
+            Body::Readmitted { readmit, authority } => {
+                let (readmit, by) = (readmit.clone(), (authority.incarnation.0, authority.term.0));
+                self.judge_readmitted(h, &readmit, by);
             }
             Body::Made { .. }
             | Body::Ordered { .. }
@@ -328,7 +340,7 @@ impl World {
             }
             Event::UndoStarted { step, .. } => {
                 let truth = &self.truth.hosts[h];
-                let old = truth.amnesic || truth.regrew;
+                let old = truth.amnesic || truth.untold;
                 let started = truth.first_start == Some(token) && !old;
                 self.truth
                     .expect("S12", !started, || format!("undo of `{step}` after first start"));
@@ -424,7 +436,7 @@ impl World {
             }
             let promised = self.truth.hosts[other].promised;
             let id = self.agents[other].id.clone();
-            self.truth.expect("S2", promised >= token || self.operator.readmitted(other), || {
+            self.truth.expect("S2", promised >= token, || {
                 format!("a host goes down under token {token}, `{id}` promised {promised} last")
             });
             let open = self.agents[other].state.hold.as_ref().map(|hold| hold.token);

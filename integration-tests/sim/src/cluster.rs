@@ -310,7 +310,8 @@ impl Cluster {
         let host = self.nodes[node].host;
         let machine = &mut self.hosts[host];
         let one = &mut self.nodes[node];
-        if !machine.on || one.up {
+        if !machine.on || one.up || machine.interlock {
+            // A unit's start that was due after the interlock was put on fails.
             return None;
         }
         if one.dud_starts > 0 {

@@ -19,6 +19,9 @@ const ASK_AGAIN_MS: u64 = 250;
 /// Without an answer it counts as refused after this.
 const NO_GO_MS: u64 = 900;
 
+/// An older one is not used: something stood still between.
+const GO_OLD_MS: u64 = 150;
+
 /// How a piece of a call ended.
 enum Flow {
     /// Go on after so many milliseconds.
@@ -272,7 +275,8 @@ impl World {
             self.agents[h].requests += 1;
             let request = self.agents[h].requests;
             let until_ms = self.now_ms + NO_GO_MS;
-            let ask = Asking { request, sent_ms: self.now_ms, until_ms, nodes, answer: None };
+            let (sent_ms, answer, answered_ms) = (self.now_ms, None, 0);
+            let ask = Asking { request, sent_ms, until_ms, nodes, answer, answered_ms };
             self.send_go(h, &ask);
             call.ask = Some(ask);
             return Flow::Wait(10);
@@ -295,6 +299,10 @@ impl World {
             Some(false) => {
                 self.tally.note("go refused");
                 fail(Code::NoGo, "the coordinator gave no go")
+            }
+            Some(true) if self.now_ms > ask.answered_ms + GO_OLD_MS => {
+                self.tally.note("go too old when it was to be used");
+                fail(Code::NoGo, "the go is too old")
             }
             Some(true) => {
                 call.ask = None;
@@ -429,7 +437,7 @@ impl World {
                     return fail(Code::ProcessAppeared, "processes run while none may");
                 }
                 let truth = &self.truth.hosts[h];
-                let old_ledger = truth.amnesic || truth.regrew;
+                let old_ledger = truth.amnesic || truth.untold;
                 if self.cluster.hosts[h].rewritten && old_ledger {
                     // The metadata is not what the backup's manifest says: an old ledger alone is not
                     // believed (the real executor compares every file).

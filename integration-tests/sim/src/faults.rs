@@ -1,6 +1,5 @@
 //! What goes wrong, and when: drawn from the seed, until the last fault clears.
 
-use grayfin_agent_core::fold;
 use grayfin_coordinator_core::State;
 use grayfin_types::{facts::NodeRole, step::Step};
 
@@ -304,11 +303,13 @@ impl World {
             self.tally.note("ledger wiped");
         } else {
             let keep = 1 + self.dice.index(known - 1);
-            agent.entries.truncate(keep);
-            agent.state = fold(&agent.entries).unwrap_or_default();
+            agent.put_back(keep);
             self.tally.note("ledger put back to an older copy");
         }
-        self.truth.hosts[h].amnesic = true;
+        let kept = if wiped { 0 } else { self.agents[h].entries.len() as u64 };
+        let truth = &mut self.truth.hosts[h];
+        truth.kept = if truth.amnesic { truth.kept.min(kept) } else { kept };
+        truth.amnesic = true;
         // What its old copy never saw, it cannot know.
         self.truth.hosts[h].authority = (0, 0);
         self.say(|w| format!("FAULT ledger of {id} is {} long", w.agents[h].entries.len()));

@@ -30,6 +30,7 @@ pub mod group;
 pub mod mend;
 pub mod message;
 pub mod mutations;
+pub mod old_ledger;
 pub mod operator;
 pub mod orders;
 pub mod run;

@@ -2,7 +2,7 @@
 //! was cloned.
 
 use grayfin_agent_core::state::Phase;
-use grayfin_coordinator_core::{Response, cmd::Action, hold, state::HoldStage};
+use grayfin_coordinator_core::{Response, cmd::Action, hold, readmit, state::HoldStage};
 use grayfin_types::{
     HostId, Token,
     step::{SequenceState, Step},
@@ -106,7 +106,7 @@ impl World {
         }
     }
 
-    /// The host's state is proven by a person, then it is enrolled anew with an empty ledger (S8).
+    /// A person brings the host up and readmits it; Grayfin looks whether that is proven (S8).
     fn readmit(&mut self, h: usize) {
         let id = self.agents[h].id.clone();
         let held = self.groups[0].state.holds.get(&cluster_id());
@@ -134,23 +134,41 @@ impl World {
             }
             return;
         }
-        if self.hold(h).is_some() {
-            self.tally.note("hold that nobody knows ended by readmission");
+        let wiped = self.truth.hosts[h].amnesic && self.agents[h].entries.len() < 4;
+        if wiped && self.hold(h).is_none() && self.dice.percent(30) {
+            self.enrol_anew(h);
+            return;
         }
+        let Some(r) = self.groups[0].leader else { return };
+        let (group, now_ms) = (&self.groups[0], self.now_ms);
+        let view = &group.replicas[r].view;
+        let Ok(action) = readmit::prove(&group.state, view, &cluster_id(), &id, now_ms) else {
+            self.tally.note("readmission waits for proof");
+            return;
+        };
+        let pending = group.state.hosts.get(&id).and_then(|e| e.readmission.as_ref());
+        if pending.is_some_and(|pending| pending.readmit.act.starts_with("control"))
+            && self.dice.percent(80)
+        {
+            // It was done: the host agent takes it in when it says hello.
+            return;
+        }
+        let Some(newest) = group.state.newest(None).map(|r| r.id.clone()) else { return };
+        if self.control(&newest, action) == Some(Response::Done) {
+            self.say(|_| format!("{id} is readmitted by the operator"));
+            // As the coordinator does, so that it says hello again.
+            self.end_session(h);
+        }
+    }
+
+    /// An operator issues a new certificate to a host whose ledger is lost.
+    fn enrol_anew(&mut self, h: usize) {
         self.kill_agent(h);
-        let agent = &mut self.agents[h];
-        agent.generation += 1;
-        agent.new_ledger();
+        self.agents[h].generation += 1;
         let truth = &mut self.truth.hosts[h];
-        truth.amnesic = false;
-        truth.disturbed = None;
-        truth.promised = Token(0);
-        // Coordinators whose state was restored give numbers again, and this ledger knows of none.
-        truth.closed.clear();
-        truth.authority = (0, 0);
-        self.operator.readmitted.push(h);
-        self.say(|_| format!("{id} is readmitted"));
-        self.tally.note("amnesic host readmitted");
+        (truth.amnesic, truth.disturbed) = (false, None);
+        self.say(|w| format!("{} is enrolled anew", w.agents[h].id));
+        self.tally.note("host enrolled anew");
     }
 
     /// Host agents that refuse an older authority show that the group was cloned: its incarnation is

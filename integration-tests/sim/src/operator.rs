@@ -42,8 +42,6 @@ pub struct Operator {
     pub(crate) refusals: u32,
     /// Hosts attested as powered off.
     pub(crate) gone: Vec<usize>,
-    /// Hosts readmitted with a new ledger.
-    pub(crate) readmitted: Vec<usize>,
     /// The same state was seen so often.
     stuck: u32,
     last: Option<(RolloutId, RolloutState, u64)>,
@@ -81,7 +79,6 @@ impl Operator {
             refused: 0,
             refusals: 0,
             gone: Vec::new(),
-            readmitted: Vec::new(),
             stuck: 0,
             last: None,
             against: Vec::new(),
@@ -91,11 +88,6 @@ impl Operator {
     /// Tells whether the host was attested as powered off.
     pub fn gone(&self, h: usize) -> bool {
         self.gone.contains(&h)
-    }
-
-    /// Tells whether the host was readmitted with a new ledger.
-    pub fn readmitted(&self, h: usize) -> bool {
-        self.readmitted.contains(&h)
     }
 }
 
@@ -215,7 +207,8 @@ impl World {
             | Action::Retry
             | Action::Skip { .. }
             | Action::RollbackHost
-            | Action::AttestPoweredOff { .. } => None,
+            | Action::AttestPoweredOff { .. }
+            | Action::Readmit { .. } => None,
         };
         if self.control(id, action) == Some(Response::Done) {
             self.tally.note(what);

@@ -48,6 +48,7 @@ impl World {
                 code,
                 why: why.unwrap_or_default(),
                 ledger_position: self.agents[h].state.position,
+                chain: self.agents[h].chain_at(self.agents[h].state.position),
             }),
         );
     }
@@ -88,6 +89,7 @@ impl World {
                 code: answer.code,
                 why: answer.why,
                 ledger_position: self.agents[h].state.position,
+                chain: self.agents[h].chain_at(self.agents[h].state.position),
                 state: answer.state,
             }),
         );

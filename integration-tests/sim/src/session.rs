@@ -2,13 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use grayfin_agent_core::fence;
+use grayfin_agent_core::fence::{self, Readmission};
 use grayfin_coordinator_core::{
     Cmd, Response,
-    cmd::Enrol,
+    cmd::{Enrol, LedgerSaid},
     view::{Connection, Fence},
 };
-use grayfin_types::raise::{Raise, SignedRaise};
+use grayfin_types::{
+    ledger::{LedgerMark, Readmit},
+    raise::{Raise, SignedRaise},
+};
 
 use crate::{
     agent::{Session, Trust, Written},
@@ -53,27 +56,34 @@ impl World {
         let g = alive[self.dice.index(alive.len())];
         let Some(r) = self.groups[g].leader else { return };
         let position = self.agents[h].state.position;
-        let hello = self.hello(h);
+        let hello = self.hello(h, g);
         let fence = Fence {
             floor: self.agents[h].state.floor,
             open_hold: self.agents[h].state.open_hold(),
             last_order: self.agents[h].state.last_order(&cluster_id()),
         };
         let ledger_id = hello.ledger_id.clone();
-        let Some(Response::Enrolled { committed_position, amnesic }) =
+        let known = self.groups[g].state.hosts.get(&hello.host);
+        let known = known.map(|e| (e.ledger_id.clone(), e.ledger_position));
+        let Some(Response::Enrolled { committed_position, amnesic, readmit }) =
             self.propose(g, Cmd::Enrol(hello))
         else {
             return;
         };
-        if g == 0 && amnesic.is_none() && std::mem::take(&mut self.truth.hosts[h].amnesic) {
-            // It went on alone until it was as long as it had been: nobody can tell.
-            self.truth.hosts[h].regrew = true;
-            self.tally.note("old ledger grew to its known length before anybody was asked");
+        if g == 0 && amnesic.is_none() {
+            self.judge_whole(h, known);
         }
         if !self.welcomed(h, g) {
             return;
         }
-        let trust = if committed_position > position { Trust::Amnesic } else { Trust::Confirmed };
+        let old = amnesic.is_some() || committed_position > position;
+        if let Some(readmit) = readmit
+            && self.readmitted(h, g, &readmit, old)
+        {
+            // The session ends, and it says hello again.
+            return;
+        }
+        let trust = if old { Trust::Amnesic } else { Trust::Confirmed };
         if trust == Trust::Amnesic {
             self.tally.note("host agent told that its ledger is old");
         }
@@ -100,8 +110,36 @@ impl World {
         self.hurry(g, r);
     }
 
-    fn hello(&self, h: usize) -> Enrol {
+    /// The host agent takes an operator's readmission in. False if it does not, or not now.
+    fn readmitted(&mut self, h: usize, g: usize, readmit: &Readmit, old: bool) -> bool {
+        let by = Group::authority(&self.groups[g].state);
+        let body = match fence::readmission(&self.agents[h].state, &by, readmit, old) {
+            Readmission::Record(body) => *body,
+            Readmission::Already => return true,
+            Readmission::Refuse(refusal) => {
+                self.say(|w| format!("{} refuses: {}", w.agents[h].id, refusal.why));
+                self.tally.note("readmission not taken in yet");
+                return false;
+            }
+        };
+        // Nothing runs any more that an earlier step began.
+        self.agents[h].call = None;
+        self.cluster.hosts[h].helper_until = None;
+        self.append(h, body);
+        true
+    }
+
+    fn hello(&self, h: usize, g: usize) -> Enrol {
         let agent = &self.agents[h];
+        let known = self.groups[g].state.hosts.get(&agent.id);
+        let mark = known.and_then(|e| e.mark.as_ref()).map(|mark| mark.position);
+        let said = LedgerSaid {
+            chain: agent.chain_at(agent.state.position),
+            proof: mark.map(|position| LedgerMark { position, chain: agent.chain_at(position) }),
+            floor: agent.state.floor,
+            open_hold: agent.state.open_hold(),
+            readmitted: agent.state.readmitted.clone(),
+        };
         Enrol {
             host: agent.id.clone(),
             clusters: std::collections::BTreeSet::from([cluster_id()]),
@@ -110,6 +148,7 @@ impl World {
             ledger_position: agent.state.position,
             agent_version: "0.1.0".to_owned(),
             last_orders: BTreeMap::from([(cluster_id(), agent.state.last_order(&cluster_id()))]),
+            ledger: Some(said),
         }
     }
 

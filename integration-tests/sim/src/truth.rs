@@ -41,8 +41,10 @@ pub struct HostTruth {
     pub ledger_max: u64,
     /// The ledger was put back to an older copy, or wiped, and nobody readmitted the host since.
     pub amnesic: bool,
-    /// An old copy of the ledger grew to its known length before anybody was asked.
-    pub regrew: bool,
+    /// How many of its entries the old copy had, 0 if it was wiped.
+    pub kept: u64,
+    /// The ledger was put back to an older copy, and so were the coordinators: nobody can tell.
+    pub untold: bool,
     /// The token under which the new version may run.
     pub first_start: Option<Token>,
     /// The token under which an abort came before the upgrade began.

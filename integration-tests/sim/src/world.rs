@@ -449,7 +449,7 @@ impl World {
         let now_ms = self.now_ms;
         let ask = self.agents[h].call.as_mut().and_then(|call| call.ask.as_mut());
         let Some(ask) = ask.filter(|ask| ask.request == request) else { return };
-        ask.answer = Some(allowed);
+        (ask.answer, ask.answered_ms) = (Some(allowed), now_ms);
         if allowed {
             let go = crate::truth::Go { at_ms: now_ms, token, confirmed, used: false };
             self.truth.hosts[h].go = Some(go);

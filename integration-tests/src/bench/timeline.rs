@@ -163,6 +163,7 @@ mod tests {
             happened,
             seen: String::new(),
             position: 1,
+            chain: String::new(),
             at_ms,
         };
         Body::Reported { report }

@@ -11,6 +11,7 @@ pub mod event;
 pub mod facts;
 pub mod gate;
 pub mod id;
+pub mod ledger;
 pub mod mutation;
 pub mod plan;
 pub mod raise;

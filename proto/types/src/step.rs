@@ -164,6 +164,10 @@ pub struct Report {
     pub seen: String,
     /// Position in the ledger, 0 for a passing progress report that may be lost.
     pub position: u64,
+    /// The ledger's running hash at this position ([`crate::ledger::LedgerMark`]); empty for a
+    /// passing report.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub chain: String,
     /// The host's wall clock, milliseconds since 1970; for display only.
     pub at_ms: u64,
 }

@@ -235,6 +235,7 @@ pub fn words(body: &Body) -> String {
         Body::Raised { .. } => "raised".to_owned(),
         Body::Welcomed { .. } => "welcomed".to_owned(),
         Body::Promised { token, .. } => format!("promised {token}"),
+        Body::Readmitted { .. } => "readmitted".to_owned(),
         Body::Ordered { answer, .. } => {
             (if answer.accepted { "accepted" } else { "refused" }).to_owned()
         }

@@ -129,7 +129,7 @@ impl Applier<'_> {
         Response::Done
     }
 
-    fn in_force(&self, host: &HostId) -> Option<&crate::state::Hold> {
+    pub(super) fn in_force(&self, host: &HostId) -> Option<&crate::state::Hold> {
         self.state.holds.values().find(|h| &h.host == host && h.stage != HoldStage::Asking)
     }
 
@@ -187,7 +187,7 @@ impl Applier<'_> {
 }
 
 /// These acts are never without a reason.
-fn without_reason(control: &Control) -> Option<Response> {
+pub(super) fn without_reason(control: &Control) -> Option<Response> {
     control.reason.trim().is_empty().then(|| {
         let word = control.action.word();
         Response::refused(Code::BadRequest, format!("`{word}` needs a reason"))

@@ -19,6 +19,9 @@ impl Applier<'_> {
         if let Action::AttestPoweredOff { host, token } = &control.action {
             return self.attest(control, host, *token);
         }
+        if let Action::Readmit { host, ledger, floor, closes } = &control.action {
+            return self.readmit(control, host, ledger, *floor, *closes);
+        }
         let id = &control.rollout;
         let Some(entry) = self.state.rollouts.get(id) else {
             return Response::refused(Code::NoSuchObject, format!("there is no rollout `{id}`"));
@@ -40,7 +43,7 @@ impl Applier<'_> {
             Action::Skip { host } => self.skip(id, host.as_ref(), control),
             Action::RollbackHost => self.rollback_host(id),
             Action::BreakHold { token } => return self.break_hold(id, *token, control),
-            Action::AttestPoweredOff { .. } => Response::Done,
+            Action::AttestPoweredOff { .. } | Action::Readmit { .. } => Response::Done,
         };
         if answer == Response::Done {
             self.tell(control);
@@ -142,6 +145,7 @@ impl Applier<'_> {
         let Some((host, token)) = held.map(|h| (h.host.clone(), h.token)) else {
             return Response::Done;
         };
+        let amnesic = self.may_only_look(&host);
         let Some(entry) = self.state.rollouts.get_mut(id) else { return Response::Done };
         let cluster = entry.cluster.clone();
         let Some(run) = entry.host_mut(&host) else { return Response::Done };
@@ -151,8 +155,10 @@ impl Applier<'_> {
                 | SequenceState::Refused { .. }
                 | SequenceState::Undone { .. }
                 | SequenceState::Closed,
-            ) => self.order_close(id, &host, CloseAs::Aborted),
-            None | Some(SequenceState::Running { .. } | SequenceState::Failed { .. }) => {
+            ) if !amnesic => self.order_close(id, &host, CloseAs::Aborted),
+            // What an amnesic one said last does not count: this waits until it may be told again, and
+            // its answer says where it stands then.
+            None | Some(_) => {
                 run.phase = HostPhase::Working { step: failed_step(run.sequence.as_ref()) };
                 if let Some(enrolment) = self.state.hosts.get_mut(&host) {
                     enrolment.push(&cluster, token, OrderKind::Abort, id, OrderBody::Nothing);
@@ -178,6 +184,11 @@ impl Applier<'_> {
             return wrong("name the host that is to be left out: none is held".to_owned());
         };
         let reason = format!("{} (`{}`)", control.reason, control.by);
+        let cluster = entry.cluster.clone();
+        let amnesic = self.may_only_look(&host);
+        let Some(entry) = self.state.rollouts.get_mut(id) else {
+            return wrong("it is gone".to_owned());
+        };
         let Some(run) = entry.host_mut(&host) else {
             return Response::refused(
                 Code::NoSuchObject,
@@ -189,6 +200,15 @@ impl Applier<'_> {
             (HostPhase::Granting, _) => {
                 self.drop_asking(id);
                 self.leave_out(id, &host, reason);
+            }
+            (HostPhase::Failed, _) if amnesic => {
+                return Response::refused(
+                    Code::AgentAmnesic,
+                    format!(
+                        "`{host}`'s host agent may only look: {}",
+                        ways::readmission(&cluster, &host, true)
+                    ),
+                );
             }
             (
                 HostPhase::Failed,

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use grayfin_types::{ClusterId, Code, HostId, Incarnation, Term, event::Body};
+use grayfin_types::{
+    ClusterId, Code, HostId, Incarnation, Term, Token, event::Body, ledger::Readmit,
+};
 
 use super::Applier;
 use crate::{
     cmd::{Enrol, Response},
     hold, mutation,
-    state::{Enrolment, HoldStage, Lease},
+    state::{Enrolment, HoldStage, Lease, Readmission},
 };
 
 impl Applier<'_> {
@@ -34,25 +36,27 @@ impl Applier<'_> {
         if let Some(refusal) = self.refuse_enrolment(hello) {
             return refusal;
         }
-        let entry = match self.state.hosts.get_mut(&hello.host) {
-            Some(known) => {
-                known.clusters.clone_from(&hello.clusters);
-                known
-            }
-            None => self.state.hosts.entry(hello.host.clone()).or_insert_with(|| fresh(hello)),
-        };
+        let floor = self.highest_floor(&hello.host);
+        let hosts = &mut self.state.hosts;
+        let entry = hosts.entry(hello.host.clone()).or_insert_with(|| fresh(hello, floor));
+        entry.clusters.clone_from(&hello.clusters);
         if hello.generation > entry.generation {
             // An operator issued a new certificate: the host is enrolled anew, its ledger too.
             let outboxes = std::mem::take(&mut entry.outboxes);
-            *entry = Enrolment { outboxes, ..fresh(hello) };
+            *entry = Enrolment { outboxes, ..fresh(hello, floor) };
             for outbox in entry.outboxes.values_mut() {
                 // They were meant for the ledger that is gone.
                 outbox.pending.clear();
             }
         }
+        self.take_up(hello);
+        let Some(entry) = self.state.hosts.get_mut(&hello.host) else {
+            return Response::ignored("the host is not enrolled");
+        };
         entry.amnesic = amnesia(entry, hello);
         if entry.amnesic.is_none() {
-            entry.ledger_position = entry.ledger_position.max(hello.ledger_position);
+            entry.heard(hello.ledger_position, chain(hello));
+            entry.floor = hello.ledger.as_ref().map_or(entry.floor, |said| said.floor);
             hello.agent_version.clone_into(&mut entry.agent_version);
             for (cluster, last) in &hello.last_orders {
                 // Restored coordinators' state may be behind: a number is never used twice.
@@ -60,9 +64,11 @@ impl Applier<'_> {
                 outbox.last = outbox.last.max(*last);
             }
         }
+        let of_this = |r: &&Readmission| r.ledger == hello.ledger_id;
         let answer = Response::Enrolled {
             amnesic: entry.amnesic.clone(),
             committed_position: entry.committed_position,
+            readmit: entry.readmission.as_ref().filter(of_this).map(|r| r.readmit.clone()),
         };
         self.refresh_promises();
         answer
@@ -92,6 +98,13 @@ impl Applier<'_> {
                     known.generation.next()
                 ),
             ));
+        }
+        let asked = hello.ledger.as_ref().and_then(|said| said.proof.as_ref());
+        if let (Some(asked), Some(mark)) = (asked, &known.mark)
+            && hello.generation == known.generation
+            && asked.position != mark.position
+        {
+            return Some(Response::ignored("more was heard of its ledger meanwhile: hello again"));
         }
         let covered = self.covering(host);
         if known.clusters != hello.clusters && covered {
@@ -128,19 +141,37 @@ impl Applier<'_> {
     }
 }
 
-fn fresh(hello: &Enrol) -> Enrolment {
+/// A host that is enrolled. One that comes with a new ledger takes the floor of the others first:
+/// orders of an earlier life may still be on their way.
+fn fresh(hello: &Enrol, floor: Token) -> Enrolment {
+    let takes_floor = hello.ledger.as_ref().is_some_and(|said| said.floor < floor);
+    let readmit = Readmit {
+        act: format!("enrolment {}", hello.generation),
+        floor,
+        closes: None,
+        orders: BTreeMap::new(),
+        forget: false,
+    };
+    let readmission = Readmission { ledger: hello.ledger_id.clone(), readmit };
     Enrolment {
         host: hello.host.clone(),
         clusters: hello.clusters.clone(),
         generation: hello.generation,
         ledger_id: hello.ledger_id.clone(),
         ledger_position: hello.ledger_position,
+        mark: None,
         committed_position: 0,
         amnesic: None,
+        readmission: takes_floor.then_some(readmission),
+        floor: Token(0),
         gone: None,
         agent_version: hello.agent_version.clone(),
         outboxes: BTreeMap::new(),
     }
+}
+
+fn chain(hello: &Enrol) -> &str {
+    hello.ledger.as_ref().map_or("", |said| &said.chain)
 }
 
 fn amnesia(known: &Enrolment, hello: &Enrol) -> Option<String> {
@@ -153,10 +184,27 @@ fn amnesia(known: &Enrolment, hello: &Enrol) -> Option<String> {
             hello.ledger_id, known.ledger_id
         ));
     }
-    (hello.ledger_position < known.ledger_position).then(|| {
-        format!(
+    if hello.ledger_position < known.ledger_position {
+        return Some(format!(
             "its ledger ends at position {}, but position {} was seen before",
             hello.ledger_position, known.ledger_position
-        )
-    })
+        ));
+    }
+    if let Some(mark) = &known.mark
+        && !mutation::is("s8-regrown-unnoticed")
+    {
+        let proof = hello.ledger.as_ref().and_then(|said| said.proof.as_ref());
+        if proof != Some(mark) {
+            let said = if proof.is_some() {
+                "holds something else"
+            } else {
+                "does not prove what it holds"
+            };
+            return Some(format!(
+                "its ledger {said} at position {}: it is an old copy that grew again",
+                mark.position
+            ));
+        }
+    }
+    known.readmission.as_ref().map(|_| "its ledger has not taken the token floor yet".to_owned())
 }

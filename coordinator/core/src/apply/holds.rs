@@ -97,7 +97,10 @@ impl Applier<'_> {
         if enrolment.amnesic.is_some() {
             return Response::ignored("the host agent may only look");
         }
-        enrolment.ledger_position = enrolment.ledger_position.max(answer.ledger_position);
+        enrolment.heard(answer.ledger_position, &answer.chain);
+        if answer.promised {
+            enrolment.floor = enrolment.floor.max(answer.token);
+        }
         let Some(held) = self.state.holds.values_mut().find(|h| h.token == answer.token) else {
             return Response::ignored("no hold has this token");
         };
@@ -230,10 +233,20 @@ impl Applier<'_> {
         if !fits || !up {
             return Response::ignored("the host is not up under this hold");
         }
+        if self.may_only_look(host) {
+            return Response::ignored("the host agent may only look");
+        }
         self.emit(rollout, "coordinator", Body::HostVerified { host: host.clone(), soaked_ms });
         self.order_close(rollout, host, CloseAs::Done);
         self.set_waiting(rollout, Vec::new());
         Response::Done
+    }
+
+    /// Tells whether a host's agent is amnesic: then it is told nothing, and nothing is decided on
+    /// what it said before (S8).
+    pub(super) fn may_only_look(&self, host: &HostId) -> bool {
+        self.state.hosts.get(host).is_some_and(|e| e.amnesic.is_some())
+            && !mutation::is("s8-closes-amnesic")
     }
 
     /// Orders the host's agent to close the token durably.
@@ -253,12 +266,15 @@ impl Applier<'_> {
     }
 
     pub(super) fn close_broken(&mut self, token: Token) -> Response {
+        let Some(broken) = self.state.broken.iter().find(|b| b.token == token) else {
+            return Response::ignored("no broken hold has this token");
+        };
+        if !broken.settled || self.may_only_look(&broken.host) {
+            return Response::ignored("the broken hold's host is not settled");
+        }
         let Some(broken) = self.state.broken.iter_mut().find(|b| b.token == token) else {
             return Response::ignored("no broken hold has this token");
         };
-        if !broken.settled {
-            return Response::ignored("the broken hold's host is not settled");
-        }
         // One order per settlement: the next report of the host settles it again.
         broken.settled = false;
         let (host, cluster, rollout) =

@@ -11,6 +11,7 @@ mod debts;
 mod enrol;
 mod holds;
 mod orders;
+mod readmit;
 mod reports;
 mod rollouts;
 

@@ -28,7 +28,7 @@ impl Applier<'_> {
         if order.token != answer.token {
             return Response::ignored("the answer names another token");
         }
-        enrolment.ledger_position = enrolment.ledger_position.max(answer.ledger_position);
+        enrolment.heard(answer.ledger_position, &answer.chain);
         enrolment.drop_orders(&answer.cluster, |o| o.number == answer.number);
         match order.kind {
             OrderKind::Stage => self.stage_answered(&order, answer),

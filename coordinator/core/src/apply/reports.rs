@@ -28,7 +28,7 @@ impl Applier<'_> {
         }
         if durable {
             enrolment.committed_position = report.position;
-            enrolment.ledger_position = enrolment.ledger_position.max(report.position);
+            enrolment.heard(report.position, &report.chain);
         }
         let position = enrolment.committed_position;
         if let Some(rollout) = self.rollout_of(report) {

@@ -26,6 +26,9 @@ const CHECK_AGAIN_MS: u64 = 5_000;
 impl Work<'_> {
     pub(super) fn follow(&mut self, run: &HostRun) {
         let Some(token) = run.token else { return };
+        if run.phase != HostPhase::Granting && self.wait_for_readmission(&run.host) {
+            return;
+        }
         match &run.phase {
             HostPhase::Granting => self.granting(&run.host, token),
             HostPhase::Working { .. } => {
@@ -71,7 +74,11 @@ impl Work<'_> {
             self.recovery_limit(run, soak);
             return;
         };
-        if !self.rows_are_there(&format!("{}:{}:{}", run.host, soak.token, run.attempt)) {
+        // Rows that were read back before a bad sample, or under an earlier leader, may be lost since:
+        // they are read again at the end of the soak that counts.
+        let term = self.state.lease.as_ref().map_or(0, |lease| lease.term.0);
+        let (token, attempt, restarts) = (soak.token, run.attempt, soak.restarts);
+        if !self.rows_are_there(&format!("{}:{token}:{attempt}:{term}:{restarts}", run.host)) {
             return;
         }
         self.commands.push(Cmd::Close {
@@ -209,7 +216,7 @@ impl Work<'_> {
             {
                 let rollout = self.rollout.id.clone();
                 self.commands.push(Cmd::AbandonToken { rollout, token });
-            } else if !self.view.is_connected(&run.host) {
+            } else if !self.wait_for_readmission(&run.host) && !self.view.is_connected(&run.host) {
                 self.wait_for_agent(&run.host, "it has to bring the host up and close its hold");
             }
             return;

@@ -17,8 +17,9 @@ use crate::{
     cmd::{CanaryReported, Cmd},
     gates::{Input, Moment, reason},
     mutation,
-    state::{HoldStage, OrderEntry, Rollout, State},
+    state::{BrokenHold, HoldStage, OrderEntry, Rollout, State},
     view::View,
+    ways,
 };
 
 /// A host's passing progress is recorded at most this often; by the host's own clock.
@@ -105,7 +106,11 @@ pub fn decide(state: &State, view: &View, now_ms: u64) -> Decision {
         work.drive();
         work.finish(&mut decision);
     }
-    for broken in state.broken.iter().filter(|b| b.settled && view.is_connected(&b.host)) {
+    let may_close = |broken: &&BrokenHold| {
+        let amnesic = state.hosts.get(&broken.host).is_some_and(|e| e.amnesic.is_some());
+        broken.settled && view.is_connected(&broken.host) && !amnesic
+    };
+    for broken in state.broken.iter().filter(may_close) {
         decision.commands.push(Cmd::CloseBroken { token: broken.token });
     }
     decision.commands.extend(debts::drive(state, view, now_ms));
@@ -243,6 +248,22 @@ impl<'a> Work<'a> {
             format!("its host agent is not connected: {what}"),
             format!("start the host agent on `{host}`; it goes on by itself"),
         ));
+    }
+
+    /// Waits for an operator where the host's agent may only look (S8): nothing that it said counts.
+    /// False where it may work.
+    fn wait_for_readmission(&mut self, host: &HostId) -> bool {
+        let amnesic = self.state.hosts.get(host).and_then(|e| e.amnesic.as_ref());
+        let Some(why) = amnesic.filter(|_| !mutation::is("s8-closes-amnesic")) else {
+            return false;
+        };
+        self.wait(reason(
+            Code::AgentAmnesic,
+            host.to_string(),
+            format!("its host agent may only look: {why}"),
+            ways::readmission(&self.rollout.cluster, host, true),
+        ));
+        true
     }
 
     /// Tells whether our hold is in force, or only asked for.

@@ -290,7 +290,9 @@ impl Gate {
             Self::ChunksSettled | Self::ReplicasWhole | Self::RecoveryIdle => {
                 after && mutation::is("s7-chunks-unchecked")
             }
-            Self::HoldsClosed => mutation::is("s1-promise-while-held"),
+            Self::HoldsClosed => {
+                mutation::is("s1-promise-while-held") || mutation::is("s3-break-closes")
+            }
             Self::Versions => mutation::is("s7-versions-unchecked"),
             Self::MemoryLoss => after && mutation::is("s13-memory-unchecked"),
             _ => false,

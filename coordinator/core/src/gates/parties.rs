@@ -8,7 +8,7 @@ use grayfin_types::{
 };
 
 use super::{Input, Moment, Verdict, reason};
-use crate::hold;
+use crate::{hold, ways};
 
 pub(super) fn cluster_free(input: &Input<'_>) -> Verdict {
     let mut verdict = Verdict::default();
@@ -37,10 +37,7 @@ pub(super) fn agents_connected(input: &Input<'_>) -> Verdict {
                 Code::AgentAmnesic,
                 host.to_string(),
                 format!("its host agent may only look: {why}"),
-                format!(
-                    "put its ledger back; or prove the host's state and enrol it anew with a certificate of generation {}",
-                    enrolment.generation.next()
-                ),
+                ways::readmission(input.cluster, host, false),
             ));
         } else if !input.view.is_connected(host) {
             let lost = input.view.hosts.get(host).and_then(|h| h.lost_ms);
@@ -84,14 +81,22 @@ pub(super) fn holds_closed(input: &Input<'_>) -> Verdict {
             let Some(token) = input.view.open_hold(&enrolment.host, cluster) else { continue };
             let ours =
                 own.as_ref().is_some_and(|(host, of)| *host == enrolment.host && *of == token);
-            if !ours {
-                verdict.hold(reason(
-                    Code::HoldOpen,
-                    enrolment.host.to_string(),
-                    format!("its host agent has the hold with token {token} open for `{cluster}`"),
-                    "it is told to close it as soon as its nodes are up; `grayfin hold show` says more",
-                ));
+            if ours {
+                continue;
             }
+            let host = &enrolment.host;
+            let known = input.state.knows_hold(host, token);
+            let whose = if known { "" } else { ", of which these coordinators know nothing" };
+            verdict.hold(reason(
+                Code::HoldOpen,
+                host.to_string(),
+                format!("its host agent has the hold with token {token} open for `{cluster}`{whose}"),
+                if known {
+                    "it is told to close it as soon as its nodes are up; `grayfin hold show` says more".to_owned()
+                } else {
+                    ways::readmission(cluster, host, false)
+                },
+            ));
         }
     }
     if let Some(other) = hold::conflict(input.state, input.cluster, &covers)

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use grayfin_types::{
     ClusterId, Generation, HostId, LedgerId, OrderNumber, RolloutId, Token,
+    ledger::{LedgerMark, Readmit},
     plan::{CanaryOrder, DebtOrder},
 };
 use serde::{Deserialize, Serialize};
@@ -21,16 +22,34 @@ pub struct Enrolment {
     pub ledger_id: LedgerId,
     /// The largest ledger position ever heard of (S8).
     pub ledger_position: u64,
+    /// What the ledger held at the newest position at which it said so (S8).
+    #[serde(default)]
+    pub mark: Option<LedgerMark>,
     /// Reports up to this position are in the event log.
     pub committed_position: u64,
     /// Why the host agent may only look (S8): its ledger is unknown or older than it was.
     pub amnesic: Option<String>,
+    /// An operator readmitted it, and its agent has not taken that in yet (S8).
+    #[serde(default)]
+    pub readmission: Option<Readmission>,
+    /// Tokens up to this one are refused there, as far as was heard.
+    #[serde(default)]
+    pub floor: Token,
     /// An operator attested that the host is powered off for good (S2).
     pub gone: Option<Gone>,
     /// Version of the host agent.
     pub agent_version: String,
     /// Orders by cluster.
     pub outboxes: BTreeMap<ClusterId, Outbox>,
+}
+
+/// An operator's word that a host's state is proven.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Readmission {
+    /// The ledger that its agent has.
+    pub ledger: LedgerId,
+    /// What its agent is to take in.
+    pub readmit: Readmit,
 }
 
 /// An operator's word that a host is powered off.
@@ -123,6 +142,14 @@ impl Enrolment {
         let (number, rollout) = (outbox.last, rollout.clone());
         outbox.pending.push(OrderEntry { number, token, kind, rollout, body });
         number
+    }
+
+    /// The host agent said how long its ledger is, and what it holds there.
+    pub(crate) fn heard(&mut self, position: u64, chain: &str) {
+        self.ledger_position = self.ledger_position.max(position);
+        if !chain.is_empty() && self.mark.as_ref().is_none_or(|mark| mark.position <= position) {
+            self.mark = Some(LedgerMark { position, chain: chain.to_owned() });
+        }
     }
 
     /// Finds an order that is not answered.

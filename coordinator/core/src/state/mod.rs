@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 pub use canary::{CanaryPhase, CanaryRun, Check, WriterStatus};
 pub use coordinators::{Act, Coordinators, GroupAct};
 pub use debt::Debt;
-pub use enrolment::{Enrolment, Gone, OrderBody, OrderEntry, OrderKind, Outbox};
+pub use enrolment::{Enrolment, Gone, OrderBody, OrderEntry, OrderKind, Outbox, Readmission};
 pub use rollout::{CloseAs, GoRecord, HostRun, Rollout, Staging};
 
 use crate::cmd::Response;
@@ -106,6 +106,13 @@ impl State {
     /// Returns the hosts that claim a cluster, those attested as gone left out.
     pub fn hosts_of<'a>(&'a self, cluster: &'a ClusterId) -> impl Iterator<Item = &'a Enrolment> {
         self.hosts.values().filter(move |e| e.clusters.contains(cluster) && e.gone.is_none())
+    }
+
+    /// Tells whether a hold that is open at a host is one that can be ended from here: in force, or
+    /// broken and not closed yet. Coordinators that were restored may know nothing of it.
+    pub fn knows_hold(&self, host: &HostId, token: Token) -> bool {
+        self.holds.values().any(|h| h.token == token && &h.host == host)
+            || self.broken.iter().any(|b| b.token == token && &b.host == host)
     }
 
     /// Returns the hosts of a cluster that an operator attested as powered off.

@@ -116,6 +116,7 @@ impl PlayedHostAgent {
             happened,
             seen: String::new(),
             position: self.position,
+            chain: String::new(),
             at_ms: 0,
         };
         self.reports.push(report.clone());
@@ -147,6 +148,7 @@ impl PlayedHostAgent {
             code: (!promised).then_some(Code::HoldOpen),
             why: if promised { String::new() } else { "a hold is open".to_owned() },
             ledger_position: self.position,
+            chain: String::new(),
         }));
     }
 
@@ -216,6 +218,7 @@ impl PlayedHostAgent {
             code,
             why: why.to_owned(),
             ledger_position: self.position,
+            chain: String::new(),
             state,
         }
     }

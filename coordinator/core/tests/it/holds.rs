@@ -41,6 +41,7 @@ impl Group {
             ledger_position: 1,
             agent_version: "0.1.0".to_owned(),
             last_orders: [].into(),
+            ledger: None,
         }))
     }
 
@@ -79,6 +80,7 @@ impl Group {
                 happened: Happened::Finished { took_ms: 1 },
                 seen: String::new(),
                 position,
+                chain: String::new(),
                 at_ms: 0,
             };
             self.apply(Cmd::Reported { report });
@@ -105,6 +107,7 @@ impl Group {
             code: None,
             why: String::new(),
             ledger_position: 2,
+            chain: String::new(),
         }));
     }
 

@@ -104,6 +104,7 @@ fn a_host_that_dies_before_its_turn_blocks_until_it_is_attested_and_left_out() {
             ledger_position: 999,
             agent_version: "0.1.0".to_owned(),
             last_orders: [].into(),
+            ledger: None,
         })
     };
     assert_eq!(code(&world.apply(hello(1))), Some(Code::AgentAmnesic));

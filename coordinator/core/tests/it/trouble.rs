@@ -263,6 +263,32 @@ fn a_ledger_that_is_older_than_it_was_makes_its_agent_look_only() {
 }
 
 #[test]
+fn no_close_is_decided_for_a_host_whose_ledger_is_old() {
+    let mut world = World::started(3, CanarySpec::Off);
+    world.until("db3 is up", |w| {
+        w.state.rollouts[&w.id].host(&host(3)).unwrap().phase == HostPhase::Recovering
+    });
+    let (token, id) = (world.token(), world.id.clone());
+    world.disconnect(&host(3));
+    let whole = world.agents[&host(3)].position;
+    world.agents.get_mut(&host(3)).unwrap().position = 1;
+    world.connect(&host(3));
+    let close = Cmd::Close { rollout: id, host: host(3), token, soaked_ms: 1 };
+    assert!(matches!(world.apply(close), Response::Ignored { .. }));
+    for _ in 0..300 {
+        world.step();
+    }
+    assert_eq!(world.held(), Some(host(3)));
+    assert!(codes(&world).contains(&Code::AgentAmnesic), "{:?}", codes(&world));
+    assert!(!matches!(world.control(Action::Skip { host: None }), Response::Done));
+    // The newest copy is found and put back: all is well.
+    world.disconnect(&host(3));
+    world.agents.get_mut(&host(3)).unwrap().position = whole;
+    world.connect(&host(3));
+    world.finish(RolloutState::Succeeded);
+}
+
+#[test]
 fn an_unknown_ledger_needs_a_new_generation() {
     let mut world = World::new(3);
     let hello = |generation, ledger: &str| {
@@ -274,6 +300,7 @@ fn an_unknown_ledger_needs_a_new_generation() {
             ledger_position: 0,
             agent_version: "0.1.0".to_owned(),
             last_orders: [].into(),
+            ledger: None,
         })
     };
     let amnesic = |response: Response| match response {
@@ -302,6 +329,7 @@ fn a_package_that_cannot_be_staged_halts_before_anything_is_stopped() {
         },
         seen: String::new(),
         position: 50,
+        chain: String::new(),
         at_ms: 0,
     };
     world.apply(Cmd::Reported { report });

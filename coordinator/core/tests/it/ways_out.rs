@@ -108,6 +108,7 @@ fn in_trouble(trouble: Trouble) -> World {
         happened: fault,
         seen: String::new(),
         position: agent.position,
+        chain: String::new(),
         at_ms: 0,
     };
     world.apply(Cmd::Reported { report });

@@ -157,6 +157,7 @@ impl World {
             ledger_position: agent.position,
             agent_version: "0.1.0".to_owned(),
             last_orders: agent.last_order.iter().map(|(n, _)| (cluster(), *n)).collect(),
+            ledger: None,
         };
         let fence = Fence {
             floor: agent.floor,

@@ -164,6 +164,7 @@ fn events() -> Vec<Event> {
             happened,
             seen: seen.to_owned(),
             position: 1,
+            chain: String::new(),
             at_ms: 0,
         },
     };
