@@ -131,7 +131,7 @@ async fn not_executable(lab: &Lab, id: &str, host: u8) -> anyhow::Result<()> {
     let mode = std::fs::metadata(&held)?.permissions().mode();
     std::fs::set_permissions(&held, std::fs::Permissions::from_mode(mode & !0o111))?;
     lab.agent_goes_on(host).await?;
-    failed_for_good(lab, id, host, &["dolphindb"]).await?;
+    failed_for_good(lab, id, host, &["dolphindb` is not executable"]).await?;
     std::fs::set_permissions(server.join("dolphindb"), std::fs::Permissions::from_mode(mode))?;
     lab.steer("retry", id).await
 }

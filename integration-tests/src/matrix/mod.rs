@@ -60,7 +60,7 @@ pub fn passed(place: &str) -> anyhow::Result<Passed> {
         ["ledger", "canary_answered"] => Elsewhere("needs five canary orders: doubles"),
         ["ledger", "staging", "failed"] => Elsewhere("a package that cannot be staged: doubles"),
         ["ledger", "ordered", "undo" | "abort"] => Elsewhere("an operator's wish: doubles"),
-        ["ledger", "ordered", "debt"] => Elsewhere("needs `--recovery suspend`: faults"),
+        ["ledger", "ordered", "debt"] => Elsewhere("needs `--recovery suspend`: not killed in yet"),
         ["ledger", "ended", "refused" | "failed"] => Elsewhere("another end: doubles"),
         ["ledger", "undo_failed", _] => Elsewhere("an undo that fails: doubles"),
         ["ledger", "failed", step] if *step != "upgrade" => {
