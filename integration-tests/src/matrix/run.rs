@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use grayfin_types::status::{RolloutState, RolloutStatus};
 
-use super::{Victim, is_torn};
+use super::{Passed, Victim, is_torn, passed};
 use crate::suite::{self, ROLLOUT_LIMIT};
 use crate::{Lab, Target, wait};
 
@@ -82,7 +82,7 @@ impl Run {
         self.shared.retain(|it| it != place);
         if asked == places.left.len() + self.shared.len() {
             // Another host's agent was met there meanwhile; this one still stands.
-            ensure!(place.contains("canary"), "nobody asked for a stop at {place}");
+            ensure!(passed(place)? == Passed::OneHost, "nobody asked for a stop at {place}");
         }
         suite::say(&format!("host {host}: {:?} killed at {place}", places.victim));
         Ok(Some(places.victim))
