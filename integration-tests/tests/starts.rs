@@ -13,7 +13,7 @@ use anyhow::{Context, ensure};
 use grayfin_types::Code;
 use grayfin_types::status::{RolloutState, RolloutStatus};
 use grayfin_types::step::SequenceState;
-use integration_tests::suite::{self, CANARY, FROM, NOTICE_LIMIT, Refusal, TO};
+use integration_tests::suite::{self, CANARY, FROM, NOTICE_LIMIT, TO};
 use integration_tests::{Lab, Options, Target, wait};
 use standin::config::Role;
 use standin::faults::Kind;
@@ -215,9 +215,12 @@ async fn new_versions_agents_and_rollouts_that_misbehave_are_named_and_mended() 
     .await;
 }
 
-/// Asked for once more, a rollout would find everything done: it is refused, and nothing is touched.
+/// Started again, a rollout finds every host on its target and touches nothing.
 async fn finds_everything_done(lab: &Lab) -> anyhow::Result<()> {
-    let refusal =
-        Refusal { to: TO, more: &CANARY, code: Code::AlreadyDone, also: &[], names: &[TO] };
-    lab.ensure_refused(&refusal).await
+    lab.wait_ready(TO, &CANARY).await?;
+    let observer = lab.observer()?;
+    let id = lab.start_rollout(TO, &CANARY).await?;
+    lab.wait_rollout(&id, suite::ROLLOUT_LIMIT).await?;
+    suite::ensure_untouched(&observer).await?;
+    lab.ensure_succeeded(&id, TO, &observer.stop()).await.map(drop)
 }
