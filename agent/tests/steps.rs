@@ -336,6 +336,24 @@ async fn changed_metadata_stops_the_way_back() {
 }
 
 #[tokio::test]
+async fn an_executable_that_cannot_be_executed_is_named_at_once() {
+    let host = Host::new("node");
+    host.start_all().await;
+    host.run_to(Step::Upgrade).await;
+    let held = host.installation.server_dir.join(".grayfin-held/node");
+    let mode = fs::metadata(&held).unwrap().permissions().mode();
+    fs::set_permissions(&held, fs::Permissions::from_mode(mode & !0o111)).unwrap();
+    host.double.set_first_start(true);
+    let error = host.run(Step::Start).await.unwrap_err();
+    assert_eq!(error.code, Code::StartFailed);
+    assert!(error.message.contains("chmod"), "{error}");
+    let open = host.installation.server_dir.join("node");
+    fs::set_permissions(&open, fs::Permissions::from_mode(mode)).unwrap();
+    host.run(Step::Start).await.unwrap();
+    host.end_all().await;
+}
+
+#[tokio::test]
 async fn a_lie_about_the_version_and_a_lost_table_are_noticed_at_join() {
     let host = Host::new("node");
     let object = |name: &str| MemoryObject {

@@ -164,7 +164,7 @@ async fn complete(victim: Victim) {
             let mut host = hosts[0];
             match matrix::passed(&place)? {
                 Passed::Elsewhere(_) => continue,
-                Passed::Canary => {
+                Passed::OneHost => {
                     run.shared.push(place);
                     continue;
                 }

@@ -13,7 +13,7 @@ use anyhow::{Context, ensure};
 use grayfin_types::Code;
 use grayfin_types::status::{RolloutState, RolloutStatus};
 use grayfin_types::step::SequenceState;
-use integration_tests::suite::{self, CANARY, FROM, NOTICE_LIMIT, Refusal, TO};
+use integration_tests::suite::{self, CANARY, FROM, NOTICE_LIMIT, TO};
 use integration_tests::{Lab, Options, Target, wait};
 use standin::config::Role;
 use standin::faults::Kind;
@@ -131,7 +131,7 @@ async fn not_executable(lab: &Lab, id: &str, host: u8) -> anyhow::Result<()> {
     let mode = std::fs::metadata(&held)?.permissions().mode();
     std::fs::set_permissions(&held, std::fs::Permissions::from_mode(mode & !0o111))?;
     lab.agent_goes_on(host).await?;
-    failed_for_good(lab, id, host, &["dolphindb"]).await?;
+    failed_for_good(lab, id, host, &["dolphindb` is not executable"]).await?;
     std::fs::set_permissions(server.join("dolphindb"), std::fs::Permissions::from_mode(mode))?;
     lab.steer("retry", id).await
 }
@@ -145,7 +145,11 @@ async fn dies_after_its_start(lab: &Lab, id: &str, host: u8) -> anyhow::Result<(
     // It may be seen by the sequence or by the gates after it; nothing goes on either way.
     let waits = |status: &RolloutStatus| {
         status.state == RolloutState::Halted
-            || status.waiting.iter().any(|it| it.code == Code::NodeDown)
+            || status.waiting.iter().any(|it| {
+                it.code == Code::NodeDown
+                    && it.subject == data
+                    && it.evidence.contains("no process")
+            })
     };
     let status = lab.wait_status(id, "to miss the node", waits).await?;
     suite::say(&suite::summary(&status));
@@ -157,8 +161,7 @@ async fn dies_after_its_start(lab: &Lab, id: &str, host: u8) -> anyhow::Result<(
     lab.restart(&Target::Node(data)).await
 }
 
-/// While the soak runs, recovery comes and goes and the leader gives up again and again: the soak
-/// begins anew each time, and nothing goes on until it is quiet.
+/// With the host up again, the leader gives up again and again: nothing goes on until one stays.
 async fn never_quiet(lab: &Lab, id: &str, host: u8) -> anyhow::Result<()> {
     lab.wait_agent_stands(host).await?;
     let nodes: Vec<String> =
@@ -167,12 +170,8 @@ async fn never_quiet(lab: &Lab, id: &str, host: u8) -> anyhow::Result<()> {
         lab.fault(node, Kind::FlapLeader, "1500")?;
     }
     lab.agent_goes_on(host).await?;
-    let leader = |status: &RolloutStatus| {
-        status
-            .waiting
-            .iter()
-            .any(|it| [Code::LeaderUnclear, Code::NotCaughtUp, Code::Soaking].contains(&it.code))
-    };
+    let codes = [Code::LeaderUnclear, Code::NotCaughtUp, Code::Soaking, Code::FactUnknown];
+    let leader = |status: &RolloutStatus| status.waiting.iter().any(|it| codes.contains(&it.code));
     lab.wait_status(id, "to wait for a leader that stays", leader).await?;
     for node in &nodes {
         lab.clear_fault(node, Kind::FlapLeader)?;
@@ -190,12 +189,12 @@ async fn new_versions_agents_and_rollouts_that_misbehave_are_named_and_mended() 
             .stand_at(&[
                 "act.execute.start.before",
                 "act.execute.start.before",
-                "act.execute.join.before",
+                "ledger.ended.up.after",
             ])
             .await?;
         // One host's clock is wrong by hours, into the past.
         let wrong = ("GRAYFIN_CLOCK_OFFSET_MS".to_owned(), (-WRONG_BY_MS).to_string());
-        let stops = ("GRAYFIN_STOPPOINTS".to_owned(), "act.execute.join.before".to_owned());
+        let stops = ("GRAYFIN_STOPPOINTS".to_owned(), "ledger.ended.up.after".to_owned());
         let variables = BTreeMap::from([wrong, stops]);
         lab.restart_with(&Target::Agent(hosts[2]), &variables).await?;
         lab.wait_hosts_connected().await?;
@@ -216,9 +215,12 @@ async fn new_versions_agents_and_rollouts_that_misbehave_are_named_and_mended() 
     .await;
 }
 
-/// Asked for once more, a rollout would find everything done: it is refused, and nothing is touched.
+/// Started again, a rollout finds every host on its target and touches nothing.
 async fn finds_everything_done(lab: &Lab) -> anyhow::Result<()> {
-    let refusal =
-        Refusal { to: TO, more: &CANARY, code: Code::AlreadyDone, also: &[], names: &[TO] };
-    lab.ensure_refused(&refusal).await
+    lab.wait_ready(TO, &CANARY).await?;
+    let observer = lab.observer()?;
+    let id = lab.start_rollout(TO, &CANARY).await?;
+    lab.wait_rollout(&id, suite::ROLLOUT_LIMIT).await?;
+    suite::ensure_untouched(&observer).await?;
+    lab.ensure_succeeded(&id, TO, &observer.stop()).await.map(drop)
 }

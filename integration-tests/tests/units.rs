@@ -26,16 +26,34 @@ const ROUNDS: usize = 8;
 /// For a command on a host that ends at once.
 const COMMAND_LIMIT: Duration = Duration::from_secs(20);
 
-/// What a service manager does by itself: starts what is enabled, not masked, and not there. The
-/// brackets keep `grep` from finding itself.
+/// What a service manager does by itself: at the boot it starts what is enabled, and later again what
+/// is active and has been gone for a second; never what is masked. The brackets keep `grep` from
+/// finding itself.
 const MANAGER: &str = "
+begin() {
+    if ! grep -q ^LoadState=masked units/$1.service; then
+        sh ./systemctl start $1.service && echo started $1 >> started
+    fi
+}
+if [ $1 = boot ]; then
+    for unit in db-controller db-agent; do
+        grep -q ^UnitFileState=enabled units/$unit.service && begin $unit
+    done
+fi
+gone_controller=0
+gone_agent=0
 while :; do
-    for unit in db-controller:[c]ontroller db-agent:[a]gent; do
-        file=units/${unit%:*}.service
-        mode=${unit#*:}
-        if grep -q ^UnitFileState=enabled $file && ! grep -q ^LoadState=masked $file &&
-            ! grep -alz -x $mode /proc/[0-9]*/cmdline 2> /dev/null | grep -q .; then
-            sh ./systemctl start ${unit%:*}.service && echo started $unit >> started
+    for unit in controller:[c]ontroller agent:[a]gent; do
+        name=${unit%:*}
+        if grep -alz -x ${unit#*:} /proc/[0-9]*/cmdline 2> /dev/null | grep -q . ||
+            ! grep -q ^ActiveState=active units/db-$name.service; then
+            eval gone_$name=0
+        else
+            eval gone_$name=$((gone_$name + 1))
+        fi
+        if [ $((gone_$name)) -gt 3 ]; then
+            eval gone_$name=0
+            begin db-$name
         fi
     done
     echo round >> rounds
@@ -82,15 +100,16 @@ async fn install(lab: &Lab) -> anyhow::Result<()> {
         let units = "[installation.units]\n";
         ensure!(text.contains(units), "no units in `{}`: {text}", config.display());
         fs::write(&config, text.replace(units, &format!("{units}systemctl = \"{program}\"\n")))?;
-        begin(lab, host.number).await?;
+        begin(lab, host.number, "later").await?;
         lab.restart_agent(host.number).await?;
     }
     lab.wait_hosts_connected().await
 }
 
 /// Starts a host's service manager, as its boot would.
-async fn begin(lab: &Lab, host: u8) -> anyhow::Result<()> {
-    let argv = ["bash", "-c", "setsid bash manager > manager.log 2>&1 < /dev/null &"];
+async fn begin(lab: &Lab, host: u8, how: &str) -> anyhow::Result<()> {
+    let command = format!("setsid bash manager {how} > manager.log 2>&1 < /dev/null &");
+    let argv = ["bash", "-c", &command];
     let done = lab.run_on(lab.host(host)?, home(lab, host)?, &argv, COMMAND_LIMIT).await?;
     ensure!(done.is_success(), "{done:?}");
     Ok(())
@@ -135,8 +154,11 @@ async fn a_service_manager_starts_nothing_while_a_host_is_worked_on_not_even_aft
         })
         .await?;
         lab.wait_healthy().await?;
-        let places =
-            ["act.execute.stop.after", "act.execute.backup.after", "act.execute.upgrade.before"];
+        let places = [
+            "act.execute.stop.after",
+            "ledger.finished.backup.after",
+            "act.execute.upgrade.before",
+        ];
         let hosts = lab.stand_at(&places).await?;
         let before: BTreeMap<u8, usize> = hosts
             .iter()
@@ -155,7 +177,7 @@ async fn a_service_manager_starts_nothing_while_a_host_is_worked_on_not_even_aft
         let name = lab.host(hosts[1])?.name.clone();
         lab.kill(&Target::Host(hosts[1])).await?;
         lab.switch_on(&name).await?;
-        begin(lab, hosts[1]).await?;
+        begin(lab, hosts[1], "boot").await?;
         rounds(lab, hosts[1]).await?;
         ensure_down(lab, hosts[1])?;
         lab.restart_agent(hosts[1]).await?;

@@ -1,7 +1,7 @@
 //! Step `start`, and what undoing needs of it: the interlock off, then the controllers, the DolphinDB
 //! agent, and the data and compute nodes through the leader, each the way it ran before.
 
-use std::time::Duration;
+use std::{os::unix::fs::MetadataExt, time::Duration};
 
 use grayfin_types::{
     Code,
@@ -49,7 +49,11 @@ impl HostSteps {
     pub(super) async fn start(&self, ctx: &Context) -> Result<Seen, StepError> {
         self.mark_logs(ctx).await?;
         let this = self.clone();
-        ctx.blocking(move |ctx| this.interlock(ctx).turn_off(&*this.disk)).await?;
+        ctx.blocking(move |ctx| {
+            this.interlock(ctx).turn_off(&*this.disk)?;
+            this.is_executable(ctx)
+        })
+        .await?;
         place("step.start.unlocked");
         self.release_units(ctx).await?;
         self.start_controlling_nodes(ctx).await?;
@@ -57,6 +61,18 @@ impl HostSteps {
         self.start_working_nodes(ctx).await?;
         place("step.start.working_up");
         Ok("every node of this host was started".into())
+    }
+
+    /// Without its executable bit nothing would start, and nobody would say why: the scripts that
+    /// start nodes do so in the background.
+    fn is_executable(&self, ctx: &Context) -> Result<(), StepError> {
+        let path = self.interlock(ctx).open;
+        let mode = std::fs::metadata(&path).map_or(0, |found| found.mode());
+        if mode & 0o111 != 0 {
+            return Ok(());
+        }
+        let text = format!("{} is not executable: `chmod a+x` it and retry", shown(&path));
+        Err(StepError::new(Code::StartFailed, text))
     }
 
     pub(super) async fn verify_start(&self, ctx: &Context) -> Result<Seen, StepError> {

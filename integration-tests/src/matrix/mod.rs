@@ -34,8 +34,9 @@ impl Victim {
 pub enum Passed {
     /// On each host that goes well.
     Going,
-    /// On one host of a rollout at least: the canary writes and is read from one.
-    Canary,
+    /// On one host of a rollout at least: the canary writes and is read from one, and an agent that is
+    /// killed in the middle of closing tidies up in another way.
+    OneHost,
     /// On a host whose software somebody changes during the upgrade: it fails, is undone, and is
     /// tried again.
     Undo,
@@ -48,7 +49,7 @@ pub enum Passed {
 /// # Errors
 /// If the place is of no known kind.
 pub fn passed(place: &str) -> anyhow::Result<Passed> {
-    use Passed::{Canary, Elsewhere, Going, Undo};
+    use Passed::{Elsewhere, Going, OneHost, Undo};
     let (stem, _) = split(place)?;
     let parts: Vec<&str> = stem.split('.').collect();
     Ok(match parts.as_slice() {
@@ -60,7 +61,7 @@ pub fn passed(place: &str) -> anyhow::Result<Passed> {
         ["ledger", "canary_answered"] => Elsewhere("needs five canary orders: doubles"),
         ["ledger", "staging", "failed"] => Elsewhere("a package that cannot be staged: doubles"),
         ["ledger", "ordered", "undo" | "abort"] => Elsewhere("an operator's wish: doubles"),
-        ["ledger", "ordered", "debt"] => Elsewhere("needs `--recovery suspend`: faults"),
+        ["ledger", "ordered", "debt"] => Elsewhere("needs `--recovery suspend`: not killed in yet"),
         ["ledger", "ended", "refused" | "failed"] => Elsewhere("another end: doubles"),
         ["ledger", "undo_failed", _] => Elsewhere("an undo that fails: doubles"),
         ["ledger", "failed", step] if *step != "upgrade" => {
@@ -70,7 +71,8 @@ pub fn passed(place: &str) -> anyhow::Result<Passed> {
             Elsewhere("it writes no journal")
         }
         ["act", "fetch_package"] => Elsewhere("hosts of a lab have their package: doubles"),
-        ["ledger", "ordered", "canary_start" | "canary_stop" | "canary_check"] => Canary,
+        ["ledger", "ordered", "canary_start" | "canary_stop" | "canary_check"]
+        | ["act", "tidy"] => OneHost,
         ["ledger", "ordered", "retry"]
         | ["ledger", "failed", _]
         | ["ledger", "undo_started" | "undone", _]
@@ -81,7 +83,6 @@ pub fn passed(place: &str) -> anyhow::Result<Passed> {
         | ["ledger", "staging", "started" | "finished"]
         | ["ledger", "ended", "up"]
         | ["ledger", "started" | "finished" | "journal", _]
-        | ["act", "tidy"]
         | ["act", "settle" | "check" | "execute" | "verify", _] => Going,
         _ => anyhow::bail!("`{place}` is new: say in `matrix::passed` when a lab passes it"),
     })
@@ -119,29 +120,21 @@ pub fn table(places: &[String]) -> anyhow::Result<String> {
         let sides = places.iter().filter_map(|it| it.strip_prefix(stem)?.strip_prefix('.'));
         let sides: Vec<&str> = sides.filter(|side| !side.contains('.')).collect();
         let when = passed(place)?;
-        let cell = |victim: Victim| match when {
-            Passed::Going | Passed::Canary => ends(victim),
+        let cell = match when {
+            Passed::Going | Passed::OneHost => "S",
             Passed::Undo => "U",
             Passed::Elsewhere(_) => "–",
         };
         let row = match when {
             Passed::Going => "by each host".to_owned(),
-            Passed::Canary => "by one host".to_owned(),
+            Passed::OneHost => "by one host".to_owned(),
             Passed::Undo => "on the way back".to_owned(),
             Passed::Elsewhere(why) => format!("not here: {why}"),
         };
-        let cells = Victim::ALL.map(cell).join(" | ");
+        let cells = Victim::ALL.map(|_| cell).join(" | ");
         text.push_str(&format!("| `{stem}` | {} | {row} | {cells} |\n", sides.join(", ")));
     }
     Ok(text)
-}
-
-/// How a cell of a host that goes well ends.
-const fn ends(victim: Victim) -> &'static str {
-    match victim {
-        Victim::Agent => "S",
-        Victim::Coordinator | Victim::Both => "S, T",
-    }
 }
 
 #[cfg(test)]

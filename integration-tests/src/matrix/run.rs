@@ -1,17 +1,21 @@
 //! Driving a rollout through cells of the crash matrix.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use grayfin_types::status::{RolloutState, RolloutStatus};
 
-use super::{Victim, is_torn};
+use super::{Passed, Victim, is_torn, passed};
 use crate::suite::{self, ROLLOUT_LIMIT};
 use crate::{Lab, Target, wait};
 
 /// A retry that an operator gives; more than so many would be a rollout that never ends.
 const RETRIES_MAX: usize = 6;
+/// For what a host agent does when its hold is closed and the rollout is over.
+const TIDY_LIMIT: Duration = Duration::from_secs(10);
 
 /// Where a host's agent is to be met, and who is killed then.
 #[derive(Debug, Clone)]
@@ -78,7 +82,7 @@ impl Run {
         self.shared.retain(|it| it != place);
         if asked == places.left.len() + self.shared.len() {
             // Another host's agent was met there meanwhile; this one still stands.
-            ensure!(place.contains("canary"), "nobody asked for a stop at {place}");
+            ensure!(passed(place)? == Passed::OneHost, "nobody asked for a stop at {place}");
         }
         suite::say(&format!("host {host}: {:?} killed at {place}", places.victim));
         Ok(Some(places.victim))
@@ -122,7 +126,8 @@ pub async fn drive(
     let id = start(lab).await?;
     let mut halts = 0;
     loop {
-        let (host, place) = match met(lab, &id, &hosts).await? {
+        let left = !run.shared.is_empty() || run.hosts.values().any(|it| !it.left.is_empty());
+        let (host, place) = match met(lab, &id, &hosts, left).await? {
             Met::Stands(host) => (host, lab.last_stop(host)?),
             Met::Dead(host) => (host, lab.last_place(host, "fail point reached")?),
             Met::Halted(status) => {
@@ -148,7 +153,8 @@ pub async fn drive(
     }
 }
 
-async fn met(lab: &Lab, id: &str, hosts: &[u8]) -> anyhow::Result<Met> {
+async fn met(lab: &Lab, id: &str, hosts: &[u8], left: bool) -> anyhow::Result<Met> {
+    let over = Cell::new(None);
     let what = format!("a host agent to be met, or rollout {id} to halt or end");
     let words = |error: anyhow::Error| format!("{error:#}");
     wait::until(&what, ROLLOUT_LIMIT, || async {
@@ -162,7 +168,13 @@ async fn met(lab: &Lab, id: &str, hosts: &[u8]) -> anyhow::Result<Met> {
         }
         let status = lab.rollout(id).await.map_err(words)?;
         if status.state.is_final() {
-            return Ok(Met::Over(status));
+            // The last host agent may still tidy up.
+            let since = over.get().unwrap_or_else(Instant::now);
+            over.set(Some(since));
+            return match left && since.elapsed() < TIDY_LIMIT {
+                true => Err("it is over, and places are left".to_owned()),
+                false => Ok(Met::Over(status)),
+            };
         }
         if status.state == RolloutState::Halted && !status.waiting.is_empty() {
             // Refused as long as whoever was killed has not connected again.
