@@ -103,7 +103,9 @@ impl Lab {
             old.output
         );
         let pause = self.grayfin_beside(number, &["rollout", "pause", rollout]).await?;
-        let refused = pause.output.contains("GF0701") || pause.output.contains("GF0702");
+        // Knowing this one only, the command line gives up: it says what that one said.
+        let said = ["GF0701", "GF0702", "are needed; missing: "];
+        let refused = said.iter().any(|words| pause.output.contains(words));
         ensure!(
             !pause.is_success() && refused,
             "coordinator {number} took an order, or said nothing useful: {}",
