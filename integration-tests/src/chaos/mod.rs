@@ -26,7 +26,8 @@ use crate::{Lab, Options};
 const ROLLOUT_LIMIT: Duration = Duration::from_secs(900);
 /// Between two looks at a rollout.
 const LOOK_EVERY: Duration = Duration::from_millis(300);
-/// Remedies that are tried before a rollout is aborted; nothing fails so often by chance.
+/// Retries before a rollout is aborted, and remedies in all; nothing fails so often by chance.
+const RETRIES_MAX: u32 = 8;
 const REMEDIES_MAX: u32 = 12;
 /// For everybody to be there again between two rollouts.
 const REST_LIMIT: Duration = Duration::from_secs(180);
@@ -175,8 +176,8 @@ async fn follow(lab: &Lab, id: &str, time: Duration) -> anyhow::Result<Option<Ro
 async fn remedy(lab: &Lab, id: &str, times: u32) -> anyhow::Result<()> {
     lab.wait_hosts_connected().await?;
     let verb = match times {
-        ..=8 => "retry",
-        ..=REMEDIES_MAX => "abort",
+        ..=RETRIES_MAX => "retry",
+        _ if times <= REMEDIES_MAX => "abort",
         _ => anyhow::bail!("rollout {id} halts again and again, and cannot be aborted"),
     };
     let done = lab.cli(&["rollout", verb, id, "--reason", "the cause is gone"]).await?;

@@ -122,7 +122,7 @@ impl Lab {
         let topology = &self.spec.topology;
         let host = topology.hosts.iter().find(|it| it.name == machine).map(|it| &it.address);
         let coordinator = topology.coordinators.iter().find(|it| it.name == machine);
-        let found = host.or(coordinator.map(|it| &it.address));
+        let found = host.or_else(|| coordinator.map(|it| &it.address));
         let found = found.with_context(|| format!("there is no machine `{machine}`"))?;
         Ok(found.split(':').next().unwrap_or_default().to_owned())
     }
