@@ -106,46 +106,51 @@ async fn a_recovery_by_force_is_obeyed_while_the_old_majority_lives() {
         let alone = |text: &str| format!("{}\n", text.replace("join = true", "join = false"));
         let _alone = Changed::text(&file, alone)?;
         lab.restart(&Target::Coordinator(chosen)).await?;
-        // Host agents verify the operator's act and go over; the old majority leads nobody.
+        // As long as they are with the old majority, host agents know nothing of it: it can do nothing.
+        let early = lab.cli_at(chosen, &start_words(lab)).await?;
+        ensure!(early.code != Some(0), "without host agents: {}", suite::words(&early));
+        // The old leader is gone for a moment: they verify the operator's act, and go over for good.
+        lab.kill(&Target::Coordinator(leader)).await?;
         wait::until("every host agent to obey the new incarnation", NOTICE_LIMIT, || async {
             let done = lab.cli_at(chosen, &["hosts", "--json"]).await;
             let out = done.map_err(|error| format!("{error:#}"))?.out;
-            let connected =
-                out.replace(char::is_whitespace, "").matches(r#""connected":true"#).count();
+            let text = out.replace(char::is_whitespace, "");
+            let connected = text.matches(r#""connected":true"#).count();
             if connected == lab.topology().hosts.len() { Ok(()) } else { Err(out) }
         })
         .await?;
-        ensure!(lab.processes_of(&Target::Coordinator(leader)).await?.len() == 1, "it ended");
-        let old = lab
-            .cli_at(leader, &["rollout", "start", &lab.cluster().name, "--to", TO, "--yes"])
-            .await?;
-        ensure!(old.code != Some(0), "the old majority started a rollout: {}", suite::words(&old));
+        lab.restart(&Target::Coordinator(leader)).await?;
         let observer = lab.observer()?;
-        let words = ["rollout", "start", &lab.cluster().name, "--to", TO, "--yes", "--watch"];
-        let more = [&words[..], &CANARY[..]].concat();
-        let done = wait::until("a rollout in the new group", ROLLOUT_LIMIT, || async {
-            let done = lab.cli_at(chosen, &more).await;
+        wait::until("a rollout in the new group", ROLLOUT_LIMIT, || async {
+            let done = lab.cli_at(chosen, &start_words(lab)).await;
             let done = done.map_err(|error| format!("{error:#}"))?;
-            if done.code == Some(0) { Ok(done) } else { Err(suite::words(&done)) }
+            if done.code == Some(0) { Ok(()) } else { Err(suite::words(&done)) }
         })
         .await?;
-        ensure!(done.out.contains("succeeded"), "{}", suite::words(&done));
         let seen = observer.stop();
         ensure!(seen.overlaps().is_empty(), "two hosts at once: {:?}", seen.overlaps());
-        // Without its majority the old leader asks around, is told, and ends.
-        let last = others.last().context("another follower")?;
-        lab.kill(&Target::Coordinator(*last)).await?;
-        wait::until("the old leader to end", NOTICE_LIMIT, || async {
-            let found = lab.processes_of(&Target::Coordinator(leader)).await;
-            if found.map_err(|error| format!("{error:#}"))?.is_empty() {
-                Ok(())
-            } else {
-                Err("it runs".to_owned())
-            }
-        })
-        .await
+        for (alias, version) in lab.versions().await? {
+            ensure!(version == TO, "`{alias}` answers {version}");
+        }
+        // Whoever of the old ones had no majority asked around, was told, and has ended.
+        for old in others.iter().chain([&leader]).filter(|number| **number != chosen) {
+            let target = Target::Coordinator(*old);
+            wait::until(&format!("coordinator {old} to end"), NOTICE_LIMIT, || async {
+                let found =
+                    lab.processes_of(&target).await.map_err(|error| format!("{error:#}"))?;
+                if found.is_empty() { Ok(()) } else { Err("it runs".to_owned()) }
+            })
+            .await?;
+        }
+        Ok(())
     })
     .await;
+}
+
+/// A rollout that is watched to its end.
+fn start_words(lab: &Lab) -> Vec<&str> {
+    let words = ["rollout", "start", &lab.cluster().name, "--to", TO, "--yes", "--watch"];
+    [&words[..], &CANARY[..]].concat()
 }
 
 fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
