@@ -8,6 +8,8 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use standin::faults::Kind;
 
+use crate::bench;
+use crate::chaos;
 use crate::ddb;
 use crate::hostns;
 use crate::lab::{Lab, Status, Target};
@@ -82,6 +84,19 @@ enum Verb {
         #[arg(long, requires = "kind")]
         clear: bool,
     },
+    /// Roll out under faults of all kinds, in labs of its own with three coordinators.
+    Chaos {
+        #[command(flatten)]
+        arguments: chaos::Arguments,
+        /// Folder for the labs; a temporary one if not given.
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
+    /// Measure three coordinators beside three members of etcd.
+    BenchGroup {
+        #[command(flatten)]
+        arguments: bench::group::Arguments,
+    },
     /// Take the lab down; nothing of it is left.
     Down {
         #[command(flatten)]
@@ -114,6 +129,8 @@ pub fn main() -> ExitCode {
         | Verb::Kill { .. }
         | Verb::Restart { .. }
         | Verb::Fault { .. }
+        | Verb::Chaos { .. }
+        | Verb::BenchGroup { .. }
         | Verb::Down { .. }) => run_in_runtime(verb),
     };
     match outcome {
@@ -189,6 +206,16 @@ async fn run(verb: Verb) -> anyhow::Result<()> {
             let lab = Lab::open(&folder.dir)?;
             let _lock = lab.lock()?;
             lab.restart(&target).await
+        }
+        Verb::BenchGroup { arguments } => bench::group::run(&arguments).await,
+        Verb::Chaos { arguments, dir } => {
+            let temporary = tempfile::Builder::new().prefix("grayfin-chaos-").tempdir()?;
+            let folder = dir.unwrap_or_else(|| temporary.path().to_owned());
+            let outcome = chaos::run(&arguments, &folder).await;
+            if outcome.is_err() {
+                let _kept = temporary.keep();
+            }
+            outcome
         }
         Verb::Fault { folder, node, kind, argument, clear } => {
             let lab = Lab::open(&folder.dir)?;

@@ -12,6 +12,8 @@ use crate::{Lab, wait};
 const SOON: Duration = Duration::from_secs(60);
 /// For a question to one coordinator, which waits a while for a majority.
 const ANSWER_LIMIT: Duration = Duration::from_secs(60);
+/// The same for one that may watch a whole rollout.
+const ASKED_LIMIT: Duration = Duration::from_secs(420);
 
 impl Lab {
     /// The number of the coordinator that leads, as one that has confirmed it says.
@@ -71,6 +73,22 @@ impl Lab {
         self.machine(name).run(command, ANSWER_LIMIT).await
     }
 
+    /// Runs the command line here, knowing one coordinator only.
+    pub async fn cli_at(
+        &self,
+        number: u8,
+        words: &[&str],
+    ) -> anyhow::Result<crate::rollout::Finished> {
+        let address = &self.coordinator(number)?.address;
+        let run = self.grayfin(words).env("GRAYFIN_COORDINATORS", address).output();
+        let output = tokio::time::timeout(ASKED_LIMIT, run).await.context("it did not end")??;
+        Ok(crate::rollout::Finished {
+            code: output.status.code(),
+            out: String::from_utf8_lossy(&output.stdout).into_owned(),
+            err: String::from_utf8_lossy(&output.stderr).into_owned(),
+        })
+    }
+
     /// A coordinator that is cut off leads nothing: it serves what it has, marked as old, refuses
     /// changes, and says who is missing.
     pub async fn ensure_powerless(&self, number: u8, rollout: &str) -> anyhow::Result<()> {
@@ -85,7 +103,9 @@ impl Lab {
             old.output
         );
         let pause = self.grayfin_beside(number, &["rollout", "pause", rollout]).await?;
-        let refused = pause.output.contains("GF0701") || pause.output.contains("GF0702");
+        // Knowing this one only, the command line gives up: it says what that one said.
+        let said = ["GF0701", "GF0702", "are needed; missing: "];
+        let refused = said.iter().any(|words| pause.output.contains(words));
         ensure!(
             !pause.is_success() && refused,
             "coordinator {number} took an order, or said nothing useful: {}",

@@ -8,6 +8,7 @@
 
 pub mod bench;
 pub mod binaries;
+pub mod chaos;
 pub mod cli;
 pub mod ddb;
 pub mod demo;

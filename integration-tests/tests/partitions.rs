@@ -30,6 +30,9 @@ const KINDS: [Kind; 5] = [
     Kind::CoordinatorsOnly,
 ];
 
+/// What stands against later releases and has nothing to do with partitions.
+const ACCEPTED: [&str; 4] = ["--accept-compat-risk", "a test", "--override", "plugins=a test"];
+
 /// A partition that nothing has to be waited for lasts as long as two elections.
 const LASTS: Duration = Duration::from_secs(5);
 
@@ -66,8 +69,9 @@ impl Rollouts<'_> {
             }
             ensure!(!self.targets.is_empty(), "no release is left");
             let target = self.targets.remove(0);
-            self.lab.wait_ready(&target, &CANARY).await?;
-            let id = self.lab.start_rollout(&target, &CANARY).await?;
+            let more = [&CANARY[..], &ACCEPTED[..]].concat();
+            self.lab.wait_ready(&target, &more).await?;
+            let id = self.lab.start_rollout(&target, &more).await?;
             self.ids.push((id, target));
         }
     }

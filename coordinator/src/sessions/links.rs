@@ -165,8 +165,15 @@ impl Links {
             messages.extend(others.map(outgoing::observe_host));
             link.promises(&wanted.promises, now, state, authority, &mut messages);
             link.orders(&wanted.orders, now, state, authority, &mut messages);
-            if wanted.orders.iter().any(|wanted| wanted.order.kind == OrderKind::Run) {
+            let sends = |kind| wanted.orders.iter().any(|wanted| wanted.order.kind == kind);
+            if !wanted.promises.is_empty() {
+                stoppoint::reached("send.promise.before");
+            }
+            if sends(OrderKind::Run) {
                 stoppoint::reached("send.run.before");
+            }
+            if sends(OrderKind::Close) {
+                stoppoint::reached("send.close.before");
             }
             if !messages.into_iter().all(|m| link.out.try_send(Ok(to_host(m))).is_ok()) {
                 stuck.push(host.clone());

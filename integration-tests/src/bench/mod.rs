@@ -9,6 +9,7 @@
 //! Idle: memory and processor time of the host agents while nothing is rolled out.
 
 mod by_hand;
+pub mod group;
 mod idle;
 mod table;
 mod timeline;

@@ -82,8 +82,11 @@ async fn serve() -> anyhow::Result<()> {
     loop {
         tokio::select! {
             () = &mut unowned, if !state.borrow().claimed => {
-                // Whoever started this was killed before it could say so.
-                return Ok(());
+                // Whoever started this was killed before it could say so, unless it said so since this
+                // wait began.
+                if !state.borrow().claimed {
+                    return Ok(());
+                }
             }
             _ = children.recv() => reap(&state),
             _ = terminate.recv() => return Ok(()),

@@ -41,7 +41,8 @@ impl Lab {
         let range = self.spec.topology.range;
         let ours = format!("gf{}x{}", range.a, range.b);
         let pid = switch.to_string();
-        let pair = ["link", "add", &ours, "type", "veth", "peer", "name", "ours", "netns", &pid];
+        let pair =
+            ["link", "add", "name", &ours, "type", "veth", "peer", "name", "ours", "netns", &pid];
         ip(&pair)?;
         in_network(switch, &["link", "set", "ours", "master", BRIDGE, "up"])?;
         ip(&["address", "add", &format!("{}/24", range.net_address(OUR_LAST)), "dev", &ours])?;
@@ -61,7 +62,8 @@ impl Lab {
         in_network(switch, &["link", "delete", &port]).ok();
         // The same hardware address again: nobody has to find out.
         let hardware = format!("02:00:00:00:00:{last:02x}");
-        let words = ["link", "add", &port, "type", "veth", "peer", "name", OWN_END, "address"];
+        let words =
+            ["link", "add", "name", &port, "type", "veth", "peer", "name", OWN_END, "address"];
         in_network(switch, &[&words[..], &[&hardware, "netns", &pid]].concat())?;
         in_network(switch, &["link", "set", &port, "master", BRIDGE, "up"])?;
         in_network(network, &["link", "set", "lo", "up"])?;
@@ -120,7 +122,7 @@ impl Lab {
         let topology = &self.spec.topology;
         let host = topology.hosts.iter().find(|it| it.name == machine).map(|it| &it.address);
         let coordinator = topology.coordinators.iter().find(|it| it.name == machine);
-        let found = host.or(coordinator.map(|it| &it.address));
+        let found = host.or_else(|| coordinator.map(|it| &it.address));
         let found = found.with_context(|| format!("there is no machine `{machine}`"))?;
         Ok(found.split(':').next().unwrap_or_default().to_owned())
     }
@@ -128,7 +130,8 @@ impl Lab {
 
 /// Tells whether this user may make networks, with the tools that it takes.
 pub(super) fn may_make_networks() -> anyhow::Result<()> {
-    let trial = "ip link add name lab0 type bridge && ip link add a type veth peer name b";
+    let trial =
+        "ip link add name lab0 type bridge && ip link add name port1 type veth peer name eth1";
     let mut command = Command::new("unshare");
     command.args(["--net", "--pid", "--mount", "--fork", "--mount-proc", "sh", "-c", trial]);
     run(command).context("networks for the machines of a lab need root and `ip` (iproute2)")
