@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use grayfin_proto::identity::Identity;
 use grayfin_proto::pki;
 use grayfin_types::Generation;
