@@ -132,16 +132,19 @@ async fn a_recovery_by_force_is_obeyed_while_the_old_majority_lives() {
         for (alias, version) in lab.versions().await? {
             ensure!(version == TO, "`{alias}` answers {version}");
         }
-        // Whoever of the old ones had no majority asked around, was told, and has ended.
-        for old in others.iter().chain([&leader]).filter(|number| **number != chosen) {
-            let target = Target::Coordinator(*old);
-            wait::until(&format!("coordinator {old} to end"), NOTICE_LIMIT, || async {
-                let found =
-                    lab.processes_of(&target).await.map_err(|error| format!("{error:#}"))?;
-                if found.is_empty() { Ok(()) } else { Err("it runs".to_owned()) }
-            })
-            .await?;
+        // The old majority lives, leads no host agent and starts nothing.
+        let old = lab.cli_at(leader, &start_words(lab)).await?;
+        ensure!(old.code != Some(0), "the old majority: {}", suite::words(&old));
+        // Without its majority whoever is left asks around, is told, and ends.
+        let last = Target::Coordinator(*others.last().context("another follower")?);
+        if !lab.processes_of(&Target::Coordinator(leader)).await?.is_empty() {
+            lab.kill(&Target::Coordinator(leader)).await?;
         }
+        wait::until("the last one of the old group to end", NOTICE_LIMIT, || async {
+            let found = lab.processes_of(&last).await.map_err(|error| format!("{error:#}"))?;
+            if found.is_empty() { Ok(()) } else { Err("it runs".to_owned()) }
+        })
+        .await?;
         Ok(())
     })
     .await;

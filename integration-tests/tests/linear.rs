@@ -10,6 +10,7 @@
 )]
 
 mod linear {
+    pub(crate) mod commands;
     pub(crate) mod members;
     pub(crate) mod parties;
 }

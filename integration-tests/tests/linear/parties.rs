@@ -8,20 +8,18 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use grayfin_coordinator::store::{Replicated, Store};
-use grayfin_coordinator_core::cmd::{Action, Control, Enrol, GoDecided, PromiseAnswered, Start};
+use grayfin_coordinator_core::cmd::{Action, Control, GoDecided, PromiseAnswered};
 use grayfin_coordinator_core::state::{Hold, HoldStage, OrderKind, Rollout, Staging, State};
 use grayfin_coordinator_core::{Cmd, Response};
 use grayfin_types::event::{Body, Event};
-use grayfin_types::plan::{
-    CanarySpec, Compatibility, HostPlan, Package, PauseAfter, Plan, Policy, StaysAlive, UpgradeMode,
-};
 use grayfin_types::status::{HostPhase, RolloutState};
 use grayfin_types::step::{Happened, Report, SequenceState, Step};
-use grayfin_types::{ClusterId, Generation, HostId, Incarnation, LedgerId, RolloutId, Seq, Token};
+use grayfin_types::{ClusterId, HostId, Incarnation, RolloutId, Seq, Token};
 use integration_tests::history::{History, Host, Op, Pending, Ret, Stage};
 use rand::Rng;
 use tokio::task::JoinSet;
 
+use super::commands::{enrol, start};
 use super::members::Members;
 
 /// Hosts of the one cluster.
@@ -35,11 +33,11 @@ const PACE: Duration = Duration::from_millis(5);
 const BREAK_EVERY: Duration = Duration::from_millis(900);
 const LOOK_EVERY: Duration = Duration::from_millis(45);
 
-fn cluster() -> ClusterId {
+pub(crate) fn cluster() -> ClusterId {
     "trade".parse().unwrap()
 }
 
-fn host_id(host: Host) -> HostId {
+pub(crate) fn host_id(host: Host) -> HostId {
     HostId::new(format!("db{host}")).unwrap()
 }
 
@@ -499,53 +497,4 @@ impl Agent {
         let orders = enrolment.outboxes.get(&cluster()).map_or(&[][..], |outbox| &outbox.pending);
         orders.iter().any(|order| order.kind == OrderKind::Close && order.token.0 == token)
     }
-}
-
-fn enrol(host: Host) -> Cmd {
-    Cmd::Enrol(Enrol {
-        host: host_id(host),
-        clusters: [cluster()].into(),
-        generation: Generation(1),
-        ledger_id: LedgerId::new(format!("ledger-{host}")).unwrap(),
-        ledger_position: 0,
-        agent_version: "0.1.0".to_owned(),
-        last_orders: [].into(),
-    })
-}
-
-fn start(number: u64) -> Cmd {
-    let host = |host: Host| HostPlan {
-        host: host_id(host),
-        reason: "in order".to_owned(),
-        from: None,
-        already_done: false,
-        nodes: Vec::new(),
-        has_leader: false,
-        stays: StaysAlive::default(),
-        backup: Vec::new(),
-        backup_dir: "/backups".to_owned(),
-        memory: Vec::new(),
-    };
-    Cmd::Start(Box::new(Start {
-        request_id: format!("start-{number}"),
-        rollout: RolloutId::new(format!("r-{number}")).unwrap(),
-        plan: Plan {
-            hash: "0".repeat(64),
-            cluster: cluster(),
-            target: "2.00.8.12".parse().unwrap(),
-            mode: UpgradeMode::Native,
-            package: Package { file: "p.zip".to_owned(), sha256: "0".repeat(64), bytes: 1 },
-            compatibility: Compatibility { level: None, patch: true, why: "a patch".to_owned() },
-            hosts: (1..=HOSTS).map(host).collect(),
-            overrides: Vec::new(),
-            accepted_losses: Vec::new(),
-            policy: Policy::default(),
-            canary: CanarySpec::Off,
-            windows: Vec::new(),
-            pause_after: PauseAfter::Never,
-            point_of_no_return: "start".to_owned(),
-        },
-        findings: Vec::new(),
-        by: "ann".to_owned(),
-    }))
 }
