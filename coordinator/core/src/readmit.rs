@@ -45,7 +45,7 @@ pub fn prove(
         match floor_of(view, other) {
             Some(of_other) => floor = floor.max(of_other),
             None => {
-                against.push(not_connected(&other.host, "which tokens it refuses is not known"))
+                against.push(not_connected(&other.host, "which tokens it refuses is not known"));
             }
         }
     }

@@ -59,7 +59,8 @@ impl Applier<'_> {
         let mut orders = BTreeMap::new();
         for (cluster, outbox) in &mut enrolment.outboxes {
             outbox.pending.retain(|order| order.token == Token(0));
-            let next = outbox.pending.first().map_or(outbox.last.next(), |order| order.number);
+            let next =
+                outbox.pending.first().map_or_else(|| outbox.last.next(), |order| order.number);
             orders.insert(cluster.clone(), OrderNumber(next.0.saturating_sub(1)));
         }
         let readmit =
