@@ -62,6 +62,7 @@ impl Rollouts<'_> {
                 if status.hosts.iter().any(|host| matches!(host.phase, HostPhase::Working { .. })) {
                     return Ok(id.clone());
                 }
+                retry_if_halted(self.lab, id, status.state).await?;
                 if !status.state.is_final() {
                     tokio::time::sleep(Duration::from_millis(50)).await;
                     continue;
@@ -75,6 +76,15 @@ impl Rollouts<'_> {
             self.ids.push((id, target));
         }
     }
+}
+
+/// A host agent that was cut off with its host half down takes back what it can, and a person is asked.
+async fn retry_if_halted(lab: &Lab, id: &str, state: RolloutState) -> anyhow::Result<()> {
+    if state == RolloutState::Halted {
+        lab.wait_hosts_connected().await?;
+        lab.cli(&["rollout", "retry", id, "--reason", "the links are back"]).await?;
+    }
+    Ok(())
 }
 
 async fn part(lab: &Lab, kind: Kind, rollout: &str) -> anyhow::Result<()> {
@@ -133,7 +143,17 @@ async fn rollouts_survive_partitions_of_every_kind_and_whoever_is_cut_off_decide
             part(lab, kind, &id).await.with_context(|| format!("{kind:?}"))?;
         }
         let (last, target) = rollouts.ids.last().context("a rollout was started")?;
-        lab.wait_rollout(last, ROLLOUT_LIMIT).await?;
+        let ended = async {
+            loop {
+                let state = lab.rollout(last).await?.state;
+                if state.is_final() {
+                    return anyhow::Ok(());
+                }
+                retry_if_halted(lab, last, state).await?;
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        };
+        tokio::time::timeout(ROLLOUT_LIMIT, ended).await.context("it does not end")??;
         let seen = observer.stop();
         lab.ensure_succeeded(last, target, &seen).await?;
         for (id, _) in &rollouts.ids {
