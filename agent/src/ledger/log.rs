@@ -199,7 +199,7 @@ fn encode(entry: &Entry, position: u64, before: Option<&Chain>) -> Option<(Vec<u
 /// Returns the running hash after one more payload.
 fn follow(before: Option<&Chain>, payload: &[u8]) -> Chain {
     let mut hash = Sha256::new();
-    hash.update(before.unwrap_or(&Chain::default()));
+    hash.update(before.copied().unwrap_or_default());
     hash.update(payload);
     let mut sum = Chain::default();
     sum.iter_mut().zip(hash.finalize()).for_each(|(to, from)| *to = from);

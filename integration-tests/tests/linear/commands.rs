@@ -19,6 +19,7 @@ pub(crate) fn enrol(host: Host) -> Cmd {
         ledger_position: 0,
         agent_version: "0.1.0".to_owned(),
         last_orders: [].into(),
+        ledger: None,
     })
 }
 

@@ -430,6 +430,7 @@ impl Agent {
                 happened,
                 seen: String::new(),
                 position,
+                chain: String::new(),
                 at_ms: 0,
             },
         }
@@ -454,6 +455,7 @@ impl Agent {
             code: None,
             why: String::new(),
             ledger_position: self.position,
+            chain: String::new(),
         };
         self.shared.repeated(Op::Promise(self.host, token), Cmd::RecordPromise(answer)).await;
     }

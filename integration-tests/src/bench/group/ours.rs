@@ -66,6 +66,7 @@ impl Group for Ours<'_> {
             reason: "a benchmark".to_owned(),
             token: 0,
             host: String::new(),
+            cluster: String::new(),
         };
         let client = self.clients.get_mut(at).ok_or("three coordinators")?;
         client.control(wish).await.map(drop).map_err(|status| status.to_string())
