@@ -25,6 +25,8 @@ impl World {
                 continue;
             }
             self.remove_forgotten_interlock(h);
+            self.stop_what_appeared(h);
+            self.start_what_nobody_remembers(h);
             let free = self.hold(h).is_none() && self.truth.hosts[h].disturbed.is_none();
             if free && !self.cluster.all_up(h) && self.cluster.hosts[h].on {
                 for node in self.cluster.of_host(h).collect::<Vec<_>>() {
@@ -61,6 +63,52 @@ impl World {
             }
             self.tally.note("interlock that an old ledger forgot removed by a person");
         }
+    }
+
+    /// Somebody started nodes while their software was being replaced: the failed step names them, and a
+    /// person stops them again.
+    fn stop_what_appeared(&mut self, h: usize) {
+        let appeared = self.hold(h).is_some_and(|hold| {
+            matches!(&hold.phase, Phase::Ended(SequenceState::Failed { message, .. })
+                if message.contains("processes run while none may"))
+        });
+        if appeared {
+            for node in self.cluster.of_host(h).collect::<Vec<_>>() {
+                self.cluster.gone(node, self.now_ms);
+            }
+            self.tally.note("nodes that appeared stopped by people");
+        }
+    }
+
+    /// An old ledger and coordinators that were put back know nothing of a host that is down: the next
+    /// plan names its nodes, and a person starts them.
+    fn start_what_nobody_remembers(&mut self, h: usize) {
+        let state = &self.groups[0].state;
+        let forgotten = self.truth.hosts[h].disturbed.is_some()
+            && self.hold(h).is_none()
+            && state.active(&cluster_id()).is_none()
+            && state.holds.is_empty()
+            && state.broken.is_empty();
+        if !forgotten {
+            return;
+        }
+        if self.cluster.all_up(h) {
+            self.truth.hosts[h].disturbed = None;
+            return;
+        }
+        let host = &mut self.cluster.hosts[h];
+        host.interlock = false;
+        host.units_on = host.units_before;
+        if host.tree == Tree::Half {
+            host.tree = if host.rewritten { Tree::New } else { Tree::Old };
+        }
+        if host.tree == Tree::New {
+            self.truth.hosts[h].first_start.get_or_insert(Token(0));
+        }
+        for node in self.cluster.of_host(h).collect::<Vec<_>>() {
+            self.cluster.start(node, self.now_ms + 50);
+        }
+        self.tally.note("host that nobody remembered started by people");
     }
 
     /// Tells whether a hold is open at a host that the coordinators, whose state was restored, know
