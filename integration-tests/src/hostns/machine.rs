@@ -268,7 +268,8 @@ impl Machine {
         let Response::Number(number) = response else {
             anyhow::bail!("find `{name}` in `{}`: {response:?}", self.folder.display());
         };
-        Ok(self.seen_from_outside(number))
+        // One that was just killed may not have been reaped yet.
+        Ok(self.seen_from_outside(number).filter(|process| process.is_alive()))
     }
 
     /// Runs something to its end.
