@@ -4,7 +4,7 @@
 use grayfin_agent_core::state::Phase;
 use grayfin_coordinator_core::{Response, cmd::Action, hold, readmit, state::HoldStage};
 use grayfin_types::{
-    HostId, Token,
+    HostId, RolloutId, Token,
     step::{SequenceState, Step},
 };
 
@@ -201,8 +201,10 @@ impl World {
             // It was done: the host agent takes it in when it says hello.
             return;
         }
-        let Some(newest) = group.state.newest(None).map(|r| r.id.clone()) else { return };
-        if self.control(&newest, action) == Some(Response::Done) {
+        // Which rollout it is told in does not matter: there may be none yet.
+        let newest = group.state.newest(None).map(|r| r.id.clone());
+        let Some(rollout) = newest.or_else(|| RolloutId::new("none").ok()) else { return };
+        if self.control(&rollout, action) == Some(Response::Done) {
             self.say(|_| format!("{id} is readmitted by the operator"));
             // As the coordinator does, so that it says hello again.
             self.end_session(h);
