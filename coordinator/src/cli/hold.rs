@@ -53,7 +53,7 @@ pub(crate) async fn break_hold(
         reason,
         token,
         host: host.to_string(),
-        cluster: String::new(),
+        ..ControlRequest::default()
     };
     steer::send(client, request, rollout.as_str(), output).await
 }
@@ -74,12 +74,11 @@ pub(crate) async fn attest(
     let reason = confirmed(sure, host, "attest that it is powered off", output)?;
     let request = ControlRequest {
         request_id: uuid::Uuid::new_v4().to_string(),
-        rollout: String::new(),
         action: ControlAction::AttestPoweredOff.into(),
         reason,
         token,
         host: host.to_string(),
-        cluster: String::new(),
+        ..ControlRequest::default()
     };
     steer::send(client, request, "", output).await
 }
@@ -100,12 +99,11 @@ pub(crate) async fn readmit(
     let reason = confirmed(sure, host, "readmit it", output)?;
     let request = ControlRequest {
         request_id: uuid::Uuid::new_v4().to_string(),
-        rollout: String::new(),
         action: ControlAction::Readmit.into(),
         reason,
-        token: 0,
         host: host.to_string(),
         cluster: cluster.to_string(),
+        ..ControlRequest::default()
     };
     steer::send(client, request, "", output).await
 }

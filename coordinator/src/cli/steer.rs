@@ -39,9 +39,8 @@ pub(crate) async fn rollout(
         rollout: id.to_string(),
         action: action.into(),
         reason: reason.clone(),
-        token: 0,
         host: host.map(ToString::to_string).unwrap_or_default(),
-        cluster: String::new(),
+        ..ControlRequest::default()
     };
     Some(send(client, request, id.as_str(), output).await)
 }

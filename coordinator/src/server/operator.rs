@@ -114,7 +114,7 @@ impl OperatorService {
         }
         must_lead(&self.shared).await?;
         let state = self.shared.store.state();
-        let action = match self.action(&wish, &state)? {
+        let action = match self.judged(&wish, &state)? {
             Ok(action) => action,
             Err(refused) => return Ok(control_answer(refused)),
         };
@@ -143,17 +143,8 @@ impl OperatorService {
             }
         };
         tracing::info!(%rollout, action = action.word(), %by, "operator's request");
-        let readmitted = match &action {
-            Action::Readmit { host, .. } => Some(host.clone()),
-            Action::Pause
-            | Action::Resume
-            | Action::Abort
-            | Action::Retry
-            | Action::Skip { .. }
-            | Action::RollbackHost
-            | Action::BreakHold { .. }
-            | Action::AttestPoweredOff { .. } => None,
-        };
+        let readmitted =
+            if let Action::Readmit { host, .. } = &action { Some(host.clone()) } else { None };
         let command = Cmd::Control(Control {
             request_id: wish.request_id,
             rollout,
@@ -172,13 +163,13 @@ impl OperatorService {
     }
 
     /// Reads what is to be done. A readmission is judged here, by what is seen (S8).
-    fn action(
+    fn judged(
         &self,
         wish: &ControlRequest,
         state: &State,
     ) -> Result<Result<Action, Applied>, Status> {
         if wish.action() != ControlAction::Readmit {
-            return action(wish).map(Ok);
+            return plain(wish).map(Ok);
         }
         if wish.reason.trim().is_empty() {
             return Err(bad_request("readmitting a host needs a reason"));
@@ -307,7 +298,7 @@ fn rollout_of(state: &State, host: &HostId) -> RolloutId {
         .map_or_else(|| RolloutId::new("none").expect("a plain word is an id"), |r| r.id.clone())
 }
 
-fn action(wish: &ControlRequest) -> Result<Action, Status> {
+fn plain(wish: &ControlRequest) -> Result<Action, Status> {
     let host = || HostId::new(wish.host.clone()).map_err(|e| bad_request(&e.to_string()));
     Ok(match wish.action() {
         ControlAction::Unspecified | ControlAction::Readmit => {

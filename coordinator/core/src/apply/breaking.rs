@@ -134,15 +134,8 @@ impl Applier<'_> {
     }
 
     fn take_for_gone(&mut self, host: &HostId, control: &Control) {
-        let asked: Vec<RolloutId> = self
-            .state
-            .holds
-            .values()
-            .filter(|h| &h.host == host)
-            .map(|h| h.rollout.clone())
-            .collect();
         // A token that was only asked for on this host is not going to be used.
-        asked.iter().for_each(|id| self.drop_asking(id));
+        self.drop_all_asking(host);
         let Some(enrolment) = self.state.hosts.get_mut(host) else { return };
         let (by, reason) = (control.by.clone(), control.reason.clone());
         enrolment.gone = Some(Gone { by, reason, at_ms: self.at_ms });

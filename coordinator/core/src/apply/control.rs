@@ -7,7 +7,7 @@ use grayfin_types::{
     step::{SequenceState, Step},
 };
 
-use super::Applier;
+use super::{Applier, holds::may_only_look};
 use crate::{
     cmd::{Action, Control, Response},
     state::{CloseAs, HoldStage, OrderBody, OrderKind, Staging},
@@ -145,7 +145,7 @@ impl Applier<'_> {
         let Some((host, token)) = held.map(|h| (h.host.clone(), h.token)) else {
             return Response::Done;
         };
-        let amnesic = self.may_only_look(&host);
+        let amnesic = may_only_look(&self.state.hosts, &host);
         let Some(entry) = self.state.rollouts.get_mut(id) else { return Response::Done };
         let cluster = entry.cluster.clone();
         let Some(run) = entry.host_mut(&host) else { return Response::Done };
@@ -185,10 +185,7 @@ impl Applier<'_> {
         };
         let reason = format!("{} (`{}`)", control.reason, control.by);
         let cluster = entry.cluster.clone();
-        let amnesic = self.may_only_look(&host);
-        let Some(entry) = self.state.rollouts.get_mut(id) else {
-            return wrong("it is gone".to_owned());
-        };
+        let amnesic = may_only_look(&self.state.hosts, &host);
         let Some(run) = entry.host_mut(&host) else {
             return Response::refused(
                 Code::NoSuchObject,

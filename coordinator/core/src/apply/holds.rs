@@ -1,5 +1,7 @@
 //! Tokens, promises, grants, goes and releases (S1 to S3).
 
+use std::collections::BTreeMap;
+
 use grayfin_types::{
     Code, HostId, RolloutId, Token,
     event::Body,
@@ -13,7 +15,7 @@ use super::Applier;
 use crate::{
     cmd::{GoDecided, PromiseAnswered, Response},
     hold, mutation,
-    state::{CloseAs, GoRecord, Hold, HoldStage, OrderBody, OrderKind, Staging},
+    state::{CloseAs, Enrolment, GoRecord, Hold, HoldStage, OrderBody, OrderKind, Staging},
 };
 
 impl Applier<'_> {
@@ -88,6 +90,13 @@ impl Applier<'_> {
             run.phase = HostPhase::Staged;
             run.token = None;
         }
+    }
+
+    /// The same for every token that was asked for to take a host down.
+    pub(super) fn drop_all_asking(&mut self, host: &HostId) {
+        let held = self.state.holds.values().filter(|held| &held.host == host);
+        let rollouts: Vec<RolloutId> = held.map(|held| held.rollout.clone()).collect();
+        rollouts.iter().for_each(|rollout| self.drop_asking(rollout));
     }
 
     pub(super) fn promise(&mut self, answer: &PromiseAnswered) -> Response {
@@ -233,20 +242,13 @@ impl Applier<'_> {
         if !fits || !up {
             return Response::ignored("the host is not up under this hold");
         }
-        if self.may_only_look(host) {
+        if may_only_look(&self.state.hosts, host) {
             return Response::ignored("the host agent may only look");
         }
         self.emit(rollout, "coordinator", Body::HostVerified { host: host.clone(), soaked_ms });
         self.order_close(rollout, host, CloseAs::Done);
         self.set_waiting(rollout, Vec::new());
         Response::Done
-    }
-
-    /// Tells whether a host's agent is amnesic: then it is told nothing, and nothing is decided on
-    /// what it said before (S8).
-    pub(super) fn may_only_look(&self, host: &HostId) -> bool {
-        self.state.hosts.get(host).is_some_and(|e| e.amnesic.is_some())
-            && !mutation::is("s8-closes-amnesic")
     }
 
     /// Orders the host's agent to close the token durably.
@@ -266,15 +268,12 @@ impl Applier<'_> {
     }
 
     pub(super) fn close_broken(&mut self, token: Token) -> Response {
-        let Some(broken) = self.state.broken.iter().find(|b| b.token == token) else {
-            return Response::ignored("no broken hold has this token");
-        };
-        if !broken.settled || self.may_only_look(&broken.host) {
-            return Response::ignored("the broken hold's host is not settled");
-        }
         let Some(broken) = self.state.broken.iter_mut().find(|b| b.token == token) else {
             return Response::ignored("no broken hold has this token");
         };
+        if !broken.settled || may_only_look(&self.state.hosts, &broken.host) {
+            return Response::ignored("the broken hold's host is not settled");
+        }
         // One order per settlement: the next report of the host settles it again.
         broken.settled = false;
         let (host, cluster, rollout) =
@@ -365,4 +364,10 @@ impl Applier<'_> {
             self.set_state(rollout, RolloutState::Paused);
         }
     }
+}
+
+/// Tells whether a host's agent is amnesic: then it is told nothing, and nothing is decided on what it
+/// said before (S8).
+pub(super) fn may_only_look(hosts: &BTreeMap<HostId, Enrolment>, host: &HostId) -> bool {
+    hosts.get(host).is_some_and(|e| e.amnesic.is_some()) && !mutation::is("s8-closes-amnesic")
 }

@@ -2,9 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use grayfin_types::{
-    Code, HostId, LedgerId, OrderNumber, RolloutId, Token, event::Body, ledger::Readmit,
-};
+use grayfin_types::{Code, HostId, LedgerId, OrderNumber, Token, event::Body, ledger::Readmit};
 
 use super::{Applier, breaking::without_reason, control::wrong};
 use crate::{
@@ -44,15 +42,8 @@ impl Applier<'_> {
         if !amnesic && !foreign {
             return wrong(format!("`{host}` needs no readmission: its ledger is the newest"));
         }
-        let asked: Vec<RolloutId> = self
-            .state
-            .holds
-            .values()
-            .filter(|h| &h.host == host)
-            .map(|h| h.rollout.clone())
-            .collect();
         // It will refuse a token that was only asked for until now.
-        asked.iter().for_each(|id| self.drop_asking(id));
+        self.drop_all_asking(host);
         self.state.broken.retain(|broken| &broken.host != host);
         let floor = floor.max(self.highest_floor(host));
         let Some(enrolment) = self.state.hosts.get_mut(host) else { return Response::Done };

@@ -64,9 +64,7 @@ impl Group for Ours<'_> {
             rollout: self.rollout.clone(),
             action: ControlAction::Pause.into(),
             reason: "a benchmark".to_owned(),
-            token: 0,
-            host: String::new(),
-            cluster: String::new(),
+            ..ControlRequest::default()
         };
         let client = self.clients.get_mut(at).ok_or("three coordinators")?;
         client.control(wish).await.map(drop).map_err(|status| status.to_string())
