@@ -2,7 +2,7 @@
 
 use crate::{
     agent::{Fate, Input, Reply},
-    coordinator::{Act, Deed},
+    deeds::{Act, Deed},
     model::{Happening, Protocol},
     rules::Rule,
     world::World,

@@ -9,6 +9,7 @@
 pub mod agent;
 mod carry;
 pub mod coordinator;
+pub mod deeds;
 pub mod intern;
 pub mod model;
 pub mod properties;

@@ -7,7 +7,8 @@ use stateright::{Model, Property};
 
 use crate::{
     agent::{Agents, Fate, Input, Reply},
-    coordinator::{Act, Coordinators, Deed},
+    coordinator::Coordinators,
+    deeds::{Act, Deed},
     properties,
     rules::{Bounds, Rule},
     words::{Asked, HOSTS, Message, small},

@@ -3,10 +3,7 @@
 use grayfin_coordinator_core::state::OrderKind;
 use grayfin_types::{
     ClusterId, Code, HostId, RolloutId,
-    plan::{
-        CanarySpec, Compatibility, HostPlan, Package, PauseAfter, Plan, Policy, StaysAlive,
-        UpgradeMode,
-    },
+    plan::{HostPlan, Plan, Policy},
     step::{SequenceState, Step},
 };
 
@@ -48,33 +45,13 @@ pub fn small(number: u64) -> u8 {
 
 /// The plan of every rollout: all hosts, nothing else that the protocol looks at.
 pub fn plan() -> Plan {
-    let hosts = (0..HOSTS).map(|number| HostPlan {
-        host: host(small(u64::try_from(number).unwrap_or(0))),
-        reason: String::new(),
-        from: None,
-        already_done: false,
-        nodes: Vec::new(),
-        has_leader: false,
-        stays: StaysAlive::default(),
-        backup: Vec::new(),
-        backup_dir: "/b".to_owned(),
-        memory: Vec::new(),
-    });
+    let number = |number: usize| small(u64::try_from(number).unwrap_or(0));
+    let hosts = (0..HOSTS).map(|at| HostPlan::bare(host(number(at))));
+    let target = "2.00.8.12".parse().expect("a version");
     Plan {
         hash: "h".to_owned(),
-        cluster: cluster(),
-        target: "2.00.8.12".parse().expect("a version"),
-        mode: UpgradeMode::Native,
-        package: Package { file: "p.zip".to_owned(), sha256: "00".to_owned(), bytes: 1 },
-        compatibility: Compatibility { level: None, patch: true, why: String::new() },
-        hosts: hosts.collect(),
-        overrides: Vec::new(),
-        accepted_losses: Vec::new(),
         policy: Policy { start_attempts: 0, ..Policy::default() },
-        canary: CanarySpec::Off,
-        windows: Vec::new(),
-        pause_after: PauseAfter::Never,
-        point_of_no_return: "start".to_owned(),
+        ..Plan::bare(cluster(), target, hosts.collect())
     }
 }
 

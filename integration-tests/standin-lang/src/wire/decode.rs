@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
-use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt};
+use tokio::io::{AsyncBufRead, AsyncReadExt};
 
 use super::encode::{PRIVATE, SYMBOL_BASE, form, tag};
 use super::{Error, Limits};
@@ -47,10 +47,10 @@ pub fn decode<'b>(
 
 /// Reads objects from a stream.
 pub(super) struct Decoder<'r, R> {
-    reader: &'r mut R,
-    little_endian: bool,
-    limits: Limits,
-    memory_left: usize,
+    pub(super) reader: &'r mut R,
+    pub(super) little_endian: bool,
+    pub(super) limits: Limits,
+    pub(super) memory_left: usize,
 }
 
 /// Bases of the SYMBOL columns of one table.
@@ -394,111 +394,6 @@ impl<'r, R: AsyncBufRead + Unpin + Send> Decoder<'r, R> {
             return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
         }
         Ok(if bytes.is_empty() { Cell::Null } else { Cell::Bytes(bytes) })
-    }
-
-    /// Takes memory from the request's budget.
-    fn charge(&mut self, bytes: usize, count: usize) -> Result<(), Error> {
-        let cost = bytes.saturating_mul(count);
-        match self.memory_left.checked_sub(cost) {
-            Some(left) => {
-                self.memory_left = left;
-                Ok(())
-            }
-            None => Err(Error::Limit {
-                what: "memory of a request",
-                size: cost as u64,
-                limit: self.limits.memory_bytes,
-            }),
-        }
-    }
-
-    async fn array<const N: usize>(&mut self) -> Result<[u8; N], Error> {
-        let mut bytes = [0; N];
-        self.reader.read_exact(&mut bytes).await?;
-        Ok(bytes)
-    }
-
-    /// Reads bytes of one number and returns them in little-endian order.
-    async fn ordered<const N: usize>(&mut self) -> Result<[u8; N], Error> {
-        let mut bytes = self.array::<N>().await?;
-        if !self.little_endian {
-            bytes.reverse();
-        }
-        Ok(bytes)
-    }
-
-    async fn bits(&mut self) -> Result<u32, Error> {
-        Ok(u32::from_le_bytes(self.ordered().await?))
-    }
-
-    async fn u16(&mut self) -> Result<u16, Error> {
-        Ok(u16::from_le_bytes(self.ordered().await?))
-    }
-
-    async fn i32(&mut self) -> Result<i32, Error> {
-        Ok(i32::from_le_bytes(self.ordered().await?))
-    }
-
-    /// Reads a signed integer; `None` for the width's minimum, which is null.
-    async fn integer(&mut self, width: u8) -> Result<Option<i128>, Error> {
-        let (number, null) = match width {
-            1 => {
-                let number = i8::from_le_bytes(self.ordered().await?);
-                (i128::from(number), number == i8::MIN)
-            }
-            2 => {
-                let number = i16::from_le_bytes(self.ordered().await?);
-                (i128::from(number), number == i16::MIN)
-            }
-            4 => {
-                let number = self.i32().await?;
-                (i128::from(number), number == i32::MIN)
-            }
-            8 => {
-                let number = i64::from_le_bytes(self.ordered().await?);
-                (i128::from(number), number == i64::MIN)
-            }
-            _ => {
-                let number = i128::from_le_bytes(self.ordered().await?);
-                (number, number == i128::MIN)
-            }
-        };
-        Ok((!null).then_some(number))
-    }
-
-    /// Reads a count of rows and checks it.
-    async fn rows(&mut self) -> Result<usize, Error> {
-        let rows = self.i32().await?;
-        let limit = self.limits.rows;
-        match usize::try_from(rows) {
-            Ok(rows) if rows <= limit => Ok(rows),
-            Ok(rows) => Err(Error::Limit { what: "row count", size: rows as u64, limit }),
-            Err(_) => Err(Error::Object(format!("a row count of {rows}"))),
-        }
-    }
-
-    /// Reads a text up to its NUL.
-    async fn text(&mut self) -> Result<String, Error> {
-        let mut bytes = Vec::new();
-        loop {
-            let available = self.reader.fill_buf().await?;
-            if available.is_empty() {
-                return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
-            }
-            let end = available.iter().position(|byte| *byte == 0);
-            let part = end.and_then(|end| available.get(..end)).unwrap_or(available);
-            let used = part.len();
-            bytes.extend_from_slice(part);
-            self.charge(used, 1)?;
-            self.reader.consume(used + usize::from(end.is_some()));
-            if end.is_some() {
-                break;
-            }
-        }
-        match String::from_utf8(bytes) {
-            Ok(text) => Ok(text),
-            Err(error) => Ok(String::from_utf8_lossy(error.as_bytes()).into_owned()),
-        }
     }
 }
 

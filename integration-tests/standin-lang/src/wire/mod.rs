@@ -4,6 +4,7 @@
 mod decode;
 mod encode;
 mod line;
+mod primitives;
 mod reply;
 mod request;
 #[cfg(test)]
