@@ -417,13 +417,19 @@ async fn a_leader_that_does_not_take_the_order_to_start_is_soon_asked_again() {
     host.end_all().await;
 }
 
-#[tokio::test]
-async fn a_stop_of_which_nobody_knows_keeps_the_host_until_it_cannot_come_any_more() {
+/// A host after `step`, of whose stop through the controller nobody knows the outcome.
+async fn stop_unknown(late_stop_ms: u64, step: Step) -> Host {
     let mut host = Host::new("node");
     host.start_all().await;
-    host.policy.late_stop_ms = 1_500;
+    host.policy.late_stop_ms = late_stop_ms;
     host.fake.set(|inner| inner.stop_unknown = true);
-    host.run_to(Step::Start).await;
+    host.run_to(step).await;
+    host
+}
+
+#[tokio::test]
+async fn a_stop_of_which_nobody_knows_keeps_the_host_until_it_cannot_come_any_more() {
+    let mut host = stop_unknown(1_500, Step::Start).await;
     let begun = std::time::Instant::now();
     host.run(Step::Join).await.unwrap();
     assert!(begun.elapsed() >= Duration::from_millis(1_500), "{:?}", begun.elapsed());
@@ -435,14 +441,13 @@ async fn a_stop_of_which_nobody_knows_keeps_the_host_until_it_cannot_come_any_mo
 
 #[tokio::test]
 async fn a_stop_that_takes_effect_late_fails_the_join_and_not_the_next_host() {
-    let mut host = Host::new("node");
-    host.start_all().await;
-    host.policy.late_stop_ms = 600_000;
-    host.fake.set(|inner| inner.stop_unknown = true);
-    host.run_to(Step::Start).await;
+    let host = stop_unknown(600_000, Step::Start).await;
     let node = host.running("node43").await;
     let late = async {
-        let watched = |(_, _, said): &(Step, bool, Happened)| matches!(said, Happened::Node { state, .. } if state.starts_with("watched"));
+        let watched = |(_, _, said): &(Step, bool, Happened)| {
+            let Happened::Node { state, .. } = said else { return false };
+            state.starts_with("watched")
+        };
         wait_for("a watch", || host.double.passing().iter().any(watched).then_some(())).await;
         signal::send(&node, signal::Ending::Terminate).unwrap();
     };
@@ -455,11 +460,7 @@ async fn a_stop_that_takes_effect_late_fails_the_join_and_not_the_next_host() {
 
 #[tokio::test]
 async fn undoing_waits_for_a_stop_of_which_nobody_knows_too() {
-    let mut host = Host::new("node");
-    host.start_all().await;
-    host.policy.late_stop_ms = 1_500;
-    host.fake.set(|inner| inner.stop_unknown = true);
-    host.run_to(Step::Quiesce).await;
+    let host = stop_unknown(1_500, Step::Quiesce).await;
     let begun = std::time::Instant::now();
     host.undo(Step::Quiesce).await.unwrap();
     assert!(begun.elapsed() >= Duration::from_millis(1_500), "{:?}", begun.elapsed());

@@ -9,10 +9,7 @@ use std::{
 
 use grayfin_types::{
     Code, DdbVersion, HostId, NodeAlias, RolloutId, Token,
-    plan::{
-        CanarySpec, Compatibility, HostPlan, Package, PauseAfter, Plan, Policy, StaysAlive,
-        UpgradeMode,
-    },
+    plan::{HostPlan, Package, Plan, UpgradeMode},
     step::{Happened, Step},
 };
 use serde_json::Value;
@@ -41,35 +38,9 @@ pub fn work() -> Work {
         stop: StopBy::Signal,
         units: Units { systemctl: "systemctl".to_owned(), names: BTreeMap::new() },
     };
-    let host_plan = HostPlan {
-        host: host.clone(),
-        reason: String::new(),
-        from: None,
-        already_done: false,
-        nodes: Vec::new(),
-        has_leader: false,
-        stays: StaysAlive::default(),
-        backup: Vec::new(),
-        backup_dir: "/b".to_owned(),
-        memory: Vec::new(),
-    };
+    let host_plan = HostPlan::bare(host.clone());
     let target: DdbVersion = "2.00.8.12".parse().expect("a good version");
-    let plan = Plan {
-        hash: String::new(),
-        cluster: installation.cluster.clone(),
-        target,
-        mode: UpgradeMode::Native,
-        package: Package { file: "p.zip".to_owned(), sha256: String::new(), bytes: 0 },
-        compatibility: Compatibility { level: None, patch: true, why: String::new() },
-        hosts: vec![host_plan.clone()],
-        overrides: Vec::new(),
-        accepted_losses: Vec::new(),
-        policy: Policy::default(),
-        canary: CanarySpec::Off,
-        windows: Vec::new(),
-        pause_after: PauseAfter::Never,
-        point_of_no_return: String::new(),
-    };
+    let plan = Plan::bare(installation.cluster.clone(), target, vec![host_plan.clone()]);
     let rollout: RolloutId = "r1".parse().expect("a good id");
     Work {
         host,

@@ -34,10 +34,7 @@ use grayfin_agent::{
 use grayfin_types::{
     Code, NodeAlias, Token,
     facts::{MemoryObject, NodeRole, NodeSpec, Probe, ProcessIdentity},
-    plan::{
-        CanarySpec, Compatibility, HostPlan, Package, PauseAfter, Plan, Policy, StaysAlive,
-        UpgradeMode,
-    },
+    plan::{HostPlan, Package, Plan, Policy, UpgradeMode},
     step::Step,
 };
 use serde_json::Value;
@@ -231,36 +228,21 @@ impl Host {
 
     pub(crate) fn context(&self, step: Step) -> Context {
         let host_plan = HostPlan {
-            host: "host43".parse().unwrap(),
-            reason: String::new(),
             from: Some(OLD.parse().unwrap()),
-            already_done: false,
             nodes: specs(),
-            has_leader: false,
-            stays: StaysAlive::default(),
-            backup: vec![],
-            backup_dir: String::new(),
-            memory: vec![],
+            ..HostPlan::bare("host43".parse().unwrap())
         };
+        let hosts = vec![host_plan.clone()];
         let plan = Plan {
-            hash: String::new(),
-            cluster: "trade".parse().unwrap(),
-            target: NEW.parse().unwrap(),
             mode: self.mode,
             package: Package {
                 file: format!("DolphinDB_Linux64_V{NEW}.zip"),
                 sha256: self.sha256.clone(),
                 bytes: 1,
             },
-            compatibility: Compatibility { level: None, patch: true, why: String::new() },
-            hosts: vec![host_plan.clone()],
-            overrides: vec![],
             accepted_losses: vec!["node43/stream_table/accepted".into()],
             policy: self.policy.clone(),
-            canary: CanarySpec::Off,
-            windows: vec![],
-            pause_after: PauseAfter::Never,
-            point_of_no_return: String::new(),
+            ..Plan::bare("trade".parse().unwrap(), NEW.parse().unwrap(), hosts)
         };
         let work = Work {
             host: "host43".parse().unwrap(),

@@ -26,10 +26,7 @@ use grayfin_proto::{identity::Identity, pki, tls, v1};
 use grayfin_types::{
     ClusterId, Generation, NodeAlias,
     facts::{ClusterFacts, HostFacts, NodeRole, NodeSpec, Probe},
-    plan::{
-        CanaryOrder, CanarySpec, Compatibility, DebtOrder, HostPlan, Package, PauseAfter, Plan,
-        Policy, StaysAlive, UpgradeMode,
-    },
+    plan::{CanaryOrder, CanarySpec, DebtOrder, HostPlan, Package, Plan, Policy},
     status::CanaryStatus,
 };
 use tokio::sync::mpsc;
@@ -251,32 +248,16 @@ pub fn plan() -> Plan {
         port: 1,
         compute_group: String::new(),
     });
+    let host = HostPlan {
+        from: Some(OLD.parse().unwrap()),
+        nodes: nodes.to_vec(),
+        ..HostPlan::bare(HOST.parse().unwrap())
+    };
     Plan {
         hash: "h".to_owned(),
-        cluster: CLUSTER.parse().unwrap(),
-        target: NEW.parse().unwrap(),
-        mode: UpgradeMode::Native,
         package: Package { file: "p.zip".to_owned(), sha256: "00".to_owned(), bytes: 3 },
-        compatibility: Compatibility { level: None, patch: true, why: String::new() },
-        hosts: vec![HostPlan {
-            host: HOST.parse().unwrap(),
-            reason: String::new(),
-            from: Some(OLD.parse().unwrap()),
-            already_done: false,
-            nodes: nodes.to_vec(),
-            has_leader: false,
-            stays: StaysAlive::default(),
-            backup: Vec::new(),
-            backup_dir: "/b".to_owned(),
-            memory: Vec::new(),
-        }],
-        overrides: Vec::new(),
-        accepted_losses: Vec::new(),
         policy: Policy { start_attempts: 1, ..Policy::default() },
-        canary: CanarySpec::Off,
-        windows: Vec::new(),
-        pause_after: PauseAfter::Never,
-        point_of_no_return: "start".to_owned(),
+        ..Plan::bare(CLUSTER.parse().unwrap(), NEW.parse().unwrap(), vec![host])
     }
 }
 

@@ -20,10 +20,7 @@ use grayfin_coordinator_core::{
 use grayfin_proto::{identity::Identity, pki, tls};
 use grayfin_types::{
     Generation, HostId, LedgerId, RolloutId,
-    plan::{
-        CanarySpec, Compatibility, HostPlan, Package, PauseAfter, Plan, Policy, StaysAlive,
-        UpgradeMode,
-    },
+    plan::{HostPlan, Plan},
 };
 use openraft::RaftMetrics;
 
@@ -150,34 +147,10 @@ pub fn control(request_id: &str, rollout: &RolloutId, action: Action) -> Cmd {
 
 /// Makes a plan over hosts without nodes.
 pub fn plan(hosts: &[&str]) -> Plan {
-    let host = |name: &&str| HostPlan {
-        host: HostId::new(*name).unwrap(),
-        reason: "in order".to_owned(),
-        from: Some("2.00.8.10".parse().unwrap()),
-        already_done: false,
-        nodes: Vec::new(),
-        has_leader: false,
-        stays: StaysAlive::default(),
-        backup: Vec::new(),
-        backup_dir: "/backups".to_owned(),
-        memory: Vec::new(),
-    };
-    Plan {
-        hash: "0".repeat(64),
-        cluster: CLUSTER.parse().unwrap(),
-        target: "2.00.8.12".parse().unwrap(),
-        mode: UpgradeMode::Native,
-        package: Package { file: "p.zip".to_owned(), sha256: "0".repeat(64), bytes: 1 },
-        compatibility: Compatibility { level: None, patch: true, why: "a patch".to_owned() },
-        hosts: hosts.iter().map(host).collect(),
-        overrides: Vec::new(),
-        accepted_losses: Vec::new(),
-        policy: Policy::default(),
-        canary: CanarySpec::Off,
-        windows: Vec::new(),
-        pause_after: PauseAfter::Never,
-        point_of_no_return: "start".to_owned(),
-    }
+    let host = |name: &&str| HostPlan::bare(HostId::new(*name).unwrap());
+    let hosts = hosts.iter().map(host).collect();
+    let bare = Plan::bare(CLUSTER.parse().unwrap(), "2.00.8.12".parse().unwrap(), hosts);
+    Plan { hash: "0".repeat(64), ..bare }
 }
 
 /// Returns the id of the rollout that [`start`] starts.

@@ -226,6 +226,25 @@ pub struct HostPlan {
     pub memory: Vec<MemoryObject>,
 }
 
+impl HostPlan {
+    /// Makes the part of a host without nodes, of which nothing is known: tests and tools fill in what
+    /// they need.
+    pub fn bare(host: HostId) -> Self {
+        Self {
+            host,
+            reason: String::new(),
+            from: None,
+            already_done: false,
+            nodes: Vec::new(),
+            has_leader: false,
+            stays: StaysAlive::default(),
+            backup: Vec::new(),
+            backup_dir: String::new(),
+            memory: Vec::new(),
+        }
+    }
+}
+
 /// A plan. It is never changed; its hash names it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
@@ -261,6 +280,28 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Makes a plan without canary, overrides or windows, with shipped limits and no package's digest:
+    /// tests and tools fill in what they need.
+    pub fn bare(cluster: ClusterId, target: DdbVersion, hosts: Vec<HostPlan>) -> Self {
+        let package = Package { file: "p.zip".to_owned(), sha256: String::new(), bytes: 0 };
+        Self {
+            hash: String::new(),
+            cluster,
+            target,
+            mode: UpgradeMode::Native,
+            package,
+            compatibility: Compatibility { level: None, patch: true, why: String::new() },
+            hosts,
+            overrides: Vec::new(),
+            accepted_losses: Vec::new(),
+            policy: Policy::default(),
+            canary: CanarySpec::Off,
+            windows: Vec::new(),
+            pause_after: PauseAfter::Never,
+            point_of_no_return: "start".to_owned(),
+        }
+    }
+
     /// Finds a host's part.
     pub fn host(&self, host: &HostId) -> Option<&HostPlan> {
         self.hosts.iter().find(|h| &h.host == host)

@@ -16,10 +16,7 @@ use grayfin_agent_core::{
 };
 use grayfin_types::{
     Code, Incarnation, OrderNumber, Term, Token,
-    plan::{
-        CanarySpec, Compatibility, HostPlan, Package, PauseAfter, Plan, Policy, StaysAlive,
-        UpgradeMode,
-    },
+    plan::{HostPlan, Plan, Policy},
     step::{SequenceState, Step},
 };
 
@@ -27,32 +24,11 @@ pub const HOST: &str = "host43";
 pub const CLUSTER: &str = "trade";
 
 pub fn plan() -> Box<Plan> {
+    let hosts = vec![HostPlan::bare(HOST.parse().unwrap())];
     Box::new(Plan {
         hash: "h".to_owned(),
-        cluster: CLUSTER.parse().unwrap(),
-        target: "2.00.8.12".parse().unwrap(),
-        mode: UpgradeMode::Native,
-        package: Package { file: "p.zip".to_owned(), sha256: "00".to_owned(), bytes: 1 },
-        compatibility: Compatibility { level: None, patch: true, why: String::new() },
-        hosts: vec![HostPlan {
-            host: HOST.parse().unwrap(),
-            reason: String::new(),
-            from: None,
-            already_done: false,
-            nodes: Vec::new(),
-            has_leader: false,
-            stays: StaysAlive::default(),
-            backup: Vec::new(),
-            backup_dir: "/b".to_owned(),
-            memory: Vec::new(),
-        }],
-        overrides: Vec::new(),
-        accepted_losses: Vec::new(),
         policy: Policy { start_attempts: 2, ..Policy::default() },
-        canary: CanarySpec::Off,
-        windows: Vec::new(),
-        pause_after: PauseAfter::Never,
-        point_of_no_return: "start".to_owned(),
+        ..Plan::bare(CLUSTER.parse().unwrap(), "2.00.8.12".parse().unwrap(), hosts)
     })
 }
 
