@@ -186,7 +186,7 @@ pub fn all() -> Vec<String> {
     let mut kinds: Vec<String> =
         ["made", "welcomed", "raised", "promised", "first_start", "captured"]
             .into_iter()
-            .chain(["going_down", "host_restarted", "canary_answered"])
+            .chain(["going_down", "host_restarted", "canary_answered", "readmitted"])
             .chain(["staging.started", "staging.finished", "staging.failed"])
             .chain([
                 "ordered.stage",

@@ -473,3 +473,10 @@ pub fn summary(status: &RolloutStatus) -> String {
         .collect();
     format!("{}; hosts: {}; waits for: {}", status.state, hosts.join(", "), waiting.join("; "))
 }
+
+/// Copies a folder with all that is in it, as an administrator would.
+pub fn copy_folder(from: &Path, to: &Path) -> anyhow::Result<()> {
+    let done = std::process::Command::new("cp").arg("-aT").arg(from).arg(to).status()?;
+    anyhow::ensure!(done.success(), "copy `{}`", from.display());
+    Ok(())
+}

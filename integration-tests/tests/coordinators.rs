@@ -2,7 +2,6 @@
 //! it runs, and an old leader that stood still at a bad moment does no harm when it goes on.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use anyhow::ensure;
 use grayfin_types::event::{Body, Event};
@@ -15,9 +14,6 @@ use rustix::process::Signal;
 /// The canary writes all the time, a little: what is tested is that nothing is lost.
 const CANARY: [&str; 4] = ["--canary", "new", "--rate", "60"];
 
-/// A failover is followed by one round of looks; what a person would call at once.
-const SOON: Duration = Duration::from_secs(60);
-
 /// Of two others one is elected by chance; so many times in a row the wrong one is one in a thousand.
 const TRANSFERS_MAX: u32 = 10;
 
@@ -29,20 +25,6 @@ fn options(coordinators: u8, joined: Option<u8>) -> Options {
         time_scale: 0.05,
         ..Options::default()
     }
-}
-
-/// The number of the coordinator that leads, as one that has confirmed it says.
-async fn leader(lab: &Lab) -> anyhow::Result<u8> {
-    wait::until("a coordinator to lead", SOON, || async {
-        let done = lab.cli(&["coordinator", "status", "--json"]).await;
-        let done = done.map_err(|error| format!("{error:#}"))?;
-        let answer: serde_json::Value =
-            serde_json::from_str(&done.out).map_err(|error| format!("{error}: {done:?}"))?;
-        let confirmed = answer["confirmed"] == serde_json::Value::Bool(true);
-        let number = answer["leader"].as_u64().and_then(|number| u8::try_from(number).ok());
-        number.filter(|number| confirmed && *number > 0).ok_or_else(|| answer.to_string())
-    })
-    .await
 }
 
 /// Watches a rollout from its first event to its end through the command line. Each line is one
@@ -89,9 +71,9 @@ async fn the_leader_killed_in_the_middle_of_a_host_is_replaced_and_the_rollout_e
         let id = lab.start_rollout(TO, &CANARY).await?;
         let kill = async {
             wait_in_a_host(lab, &id).await?;
-            let first = leader(lab).await?;
+            let first = lab.leading_coordinator().await?;
             lab.kill(&Target::Coordinator(first)).await?;
-            let next = leader(lab).await?;
+            let next = lab.leading_coordinator().await?;
             ensure!(next != first, "coordinator {first} is dead and leads");
             suite::say(&format!("coordinator {first} was killed, {next} leads"));
             anyhow::Ok((first, next))
@@ -151,12 +133,12 @@ async fn the_group_grows_to_five_and_shrinks_to_three_while_a_rollout_runs() {
             suite::say("the group has five");
             // The first one hands the lead over and is taken out, and one more.
             for _ in 0..5 {
-                if leader(lab).await? != 1 {
+                if lab.leading_coordinator().await? != 1 {
                     break;
                 }
                 lab.cli(&["coordinator", "transfer-lead", "--reason", "a test"]).await?;
             }
-            let next = leader(lab).await?;
+            let next = lab.leading_coordinator().await?;
             ensure!(next != 1, "the lead stays with coordinator 1");
             let other = if next == 2 { "3" } else { "2" };
             for gone in ["1", other] {
@@ -187,17 +169,20 @@ async fn the_group_grows_to_five_and_shrinks_to_three_while_a_rollout_runs() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_stood_still_before_sending_an_order_does_no_harm_when_it_goes_on() {
     suite::in_lab(&options(3, None), async |lab| {
-        let old = leader(lab).await?;
+        let old = lab.leading_coordinator().await?;
         let stop = ("GRAYFIN_STOPPOINTS".to_owned(), "send.run.before".to_owned());
         lab.restart_with(&Target::Coordinator(old), &BTreeMap::from([stop])).await?;
         // The others elected one of them meanwhile; it is handed back.
         for _ in 0..TRANSFERS_MAX {
-            if leader(lab).await? == old {
+            if lab.leading_coordinator().await? == old {
                 break;
             }
             lab.cli(&["coordinator", "transfer-lead"]).await?;
         }
-        ensure!(leader(lab).await? == old, "the lead does not come back to coordinator {old}");
+        ensure!(
+            lab.leading_coordinator().await? == old,
+            "the lead does not come back to coordinator {old}"
+        );
         lab.wait_hosts_connected().await?;
         lab.wait_ready(TO, &[]).await?;
         let observer = lab.observer()?;

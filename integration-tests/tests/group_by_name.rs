@@ -3,7 +3,6 @@
 //! growth that comes back.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use anyhow::{Context, ensure};
 use grayfin_types::status::HostPhase;
@@ -156,22 +155,13 @@ fn start_words(lab: &Lab) -> Vec<&str> {
     [&words[..], &CANARY[..]].concat()
 }
 
-fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
-    std::fs::create_dir_all(to)?;
-    for entry in std::fs::read_dir(from)? {
-        let entry = entry?;
-        std::fs::copy(entry.path(), to.join(entry.file_name()))?;
-    }
-    Ok(())
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_from_before_the_growth_that_comes_back_leads_nobody() {
     suite::in_lab(&options(Some(1)), async |lab| {
         let folder = lab.paths().machine(&lab.coordinator(1)?.name);
         let (state, before) = (folder.join("state"), folder.join("state-before"));
         lab.kill(&Target::Coordinator(1)).await?;
-        copy(&state, &before)?;
+        suite::copy_folder(&state, &before)?;
         lab.restart(&Target::Coordinator(1)).await?;
         for number in [2, 3] {
             lab.add_coordinator(number).await?;

@@ -113,12 +113,6 @@ async fn readmit(lab: &Lab, host: u8) -> anyhow::Result<()> {
     lab.wait_ready(NEXT, &ACCEPT).await
 }
 
-fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
-    let done = std::process::Command::new("cp").args(["-a"]).arg(from).arg(to).status()?;
-    ensure!(done.success(), "copy `{}`", from.display());
-    Ok(())
-}
-
 /// A ledger from before the last rollout is put back: its agent may only look, and says since when.
 async fn older_ledger(lab: &Lab, host: u8, kept: &Path) -> anyhow::Result<()> {
     let name = lab.host(host)?.name.clone();
@@ -161,7 +155,7 @@ async fn a_broken_hold_and_a_lost_ledger_hold_everything_until_their_way_out_is_
         let state = lab.paths().agent(&lab.host(host)?.name).join("state");
         let kept = state.with_file_name("kept");
         lab.kill(&Target::Agent(host)).await?;
-        copy(&state, &kept)?;
+        suite::copy_folder(&state, &kept)?;
         lab.restart_agent(host).await?;
         lab.wait_hosts_connected().await?;
         broken_while_it_stands(lab).await?;

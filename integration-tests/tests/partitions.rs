@@ -1,12 +1,10 @@
 //! Three coordinators and three hosts, each machine with a network of its own, and partitions of every
 //! kind while rollouts run. Networks need root: elsewhere this is skipped with a message, in CI it fails.
 
-use std::time::Duration;
-
 use anyhow::{Context, ensure};
-use grayfin_types::status::{HostPhase, RolloutState};
+use grayfin_types::status::{HostPhase, HostStatus, RolloutState};
 use integration_tests::suite::{self, CANARY, FROM, ROLLOUT_LIMIT};
-use integration_tests::{Lab, Options};
+use integration_tests::{Lab, Options, wait};
 use standin::package::Release;
 
 /// Each kind of partition.
@@ -33,8 +31,9 @@ const KINDS: [Kind; 5] = [
 /// What stands against later releases and has nothing to do with partitions.
 const ACCEPTED: [&str; 4] = ["--accept-compat-risk", "a test", "--override", "plugins=a test"];
 
-/// A partition that nothing has to be waited for lasts as long as two elections.
-const LASTS: Duration = Duration::from_secs(5);
+/// A rollout that goes on while a follower is cut off has told so much since. The steps of a host alone
+/// make more events.
+const EVENTS: u64 = 10;
 
 fn options() -> Options {
     Options {
@@ -57,16 +56,10 @@ impl Rollouts<'_> {
     /// Returns the id of a rollout in which a host is being worked on.
     async fn at_work(&mut self) -> anyhow::Result<String> {
         loop {
-            if let Some((id, _)) = self.ids.last() {
-                let status = self.lab.rollout(id).await?;
-                if status.hosts.iter().any(|host| matches!(host.phase, HostPhase::Working { .. })) {
-                    return Ok(id.clone());
-                }
-                retry_if_halted(self.lab, id, status.state).await?;
-                if !status.state.is_final() {
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                    continue;
-                }
+            if let Some((id, _)) = self.ids.last()
+                && works_on_a_host(self.lab, id).await?
+            {
+                return Ok(id.clone());
             }
             ensure!(!self.targets.is_empty(), "no release is left");
             let target = self.targets.remove(0);
@@ -78,6 +71,22 @@ impl Rollouts<'_> {
     }
 }
 
+/// Waits until a rollout works on a host, and tells whether it does: it may be at its end.
+async fn works_on_a_host(lab: &Lab, id: &str) -> anyhow::Result<bool> {
+    wait::until("a host to be worked on", ROLLOUT_LIMIT, || async {
+        let status = lab.rollout(id).await.map_err(|error| format!("{error:#}"))?;
+        let works = |host: &HostStatus| matches!(host.phase, HostPhase::Working { .. });
+        let works = status.hosts.iter().any(works);
+        if works || status.state.is_final() {
+            return Ok(works);
+        }
+        let retried = retry_if_halted(lab, id, status.state).await;
+        retried.map_err(|error| format!("{error:#}"))?;
+        Err(suite::summary(&status))
+    })
+    .await
+}
+
 /// A host agent that was cut off with its host half down takes back what it can, and a person is asked.
 async fn retry_if_halted(lab: &Lab, id: &str, state: RolloutState) -> anyhow::Result<()> {
     if state == RolloutState::Halted {
@@ -85,6 +94,21 @@ async fn retry_if_halted(lab: &Lab, id: &str, state: RolloutState) -> anyhow::Re
         lab.cli(&["rollout", "retry", id, "--reason", "the links are back"]).await?;
     }
     Ok(())
+}
+
+/// Waits until a rollout has told more, or is at its end.
+async fn goes_on(lab: &Lab, rollout: &str) -> anyhow::Result<()> {
+    let from = lab.rollout(rollout).await?.last_seq.0;
+    wait::until("the rollout to go on", ROLLOUT_LIMIT, || async {
+        let status = lab.rollout(rollout).await.map_err(|error| format!("{error:#}"))?;
+        let told = status.last_seq.0.saturating_sub(from);
+        if told >= EVENTS || status.state.is_final() {
+            Ok(())
+        } else {
+            Err(suite::summary(&status))
+        }
+    })
+    .await
 }
 
 async fn part(lab: &Lab, kind: Kind, rollout: &str) -> anyhow::Result<()> {
@@ -117,12 +141,12 @@ async fn part(lab: &Lab, kind: Kind, rollout: &str) -> anyhow::Result<()> {
             lab.ensure_powerless(leader, rollout).await?;
         }
         Kind::FollowerAlone => {
-            tokio::time::sleep(LASTS).await;
+            goes_on(lab, rollout).await?;
             ensure!(lab.leading_coordinator().await? != follower, "a lone follower leads");
             lab.ensure_powerless(follower, rollout).await?;
         }
         Kind::OneWay => {
-            tokio::time::sleep(LASTS).await;
+            goes_on(lab, rollout).await?;
             let now = lab.leading_coordinator().await?;
             ensure!(now != follower, "one that nobody hears leads");
         }
@@ -143,17 +167,16 @@ async fn rollouts_survive_partitions_of_every_kind_and_whoever_is_cut_off_decide
             part(lab, kind, &id).await.with_context(|| format!("{kind:?}"))?;
         }
         let (last, target) = rollouts.ids.last().context("a rollout was started")?;
-        let ended = async {
-            loop {
-                let state = lab.rollout(last).await?.state;
-                if state.is_final() {
-                    return anyhow::Ok(());
-                }
-                retry_if_halted(lab, last, state).await?;
-                tokio::time::sleep(Duration::from_millis(200)).await;
+        wait::until("the last rollout to end", ROLLOUT_LIMIT, || async {
+            let status = lab.rollout(last).await.map_err(|error| format!("{error:#}"))?;
+            if status.state.is_final() {
+                return Ok(());
             }
-        };
-        tokio::time::timeout(ROLLOUT_LIMIT, ended).await.context("it does not end")??;
+            let retried = retry_if_halted(lab, last, status.state).await;
+            retried.map_err(|error| format!("{error:#}"))?;
+            Err(suite::summary(&status))
+        })
+        .await?;
         let seen = observer.stop();
         lab.ensure_succeeded(last, target, &seen).await?;
         for (id, _) in &rollouts.ids {

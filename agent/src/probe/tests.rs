@@ -371,6 +371,20 @@ async fn an_effect_is_told_to_every_controller_that_runs() {
 }
 
 #[tokio::test]
+async fn what_a_controller_does_not_know_cannot_be_brought_about_and_need_not_be_undone() {
+    let cluster = Cluster::start(PASSWORD).await;
+    let effect = Effect::RestartInterval { original_s: 60 };
+    let order = |pay| DebtOrder { debt: 1, effect, pay, without: vec![] };
+    let text = "Can't recognize function name setDatanodeRestartInterval".to_owned();
+    for fake in &cluster.controllers {
+        fake.act("setDatanodeRestartInterval", Act::Error(text.clone()));
+    }
+    let why = cluster.prober.effect(&order(false)).await.unwrap_err();
+    assert!(why.contains("setDatanodeRestartInterval"), "{why}");
+    cluster.prober.effect(&order(true)).await.unwrap();
+}
+
+#[tokio::test]
 async fn commands_are_sent_once_and_an_unknown_outcome_is_said() {
     let cluster = Cluster::start(PASSWORD).await;
     let aliases = [NodeAlias::new("n1").unwrap()];

@@ -297,44 +297,6 @@ async fn propose_concurrently(pki: &Pki, dir: &Path) {
     assert!(store.state().newest(Some(&CLUSTER.parse().unwrap())).is_none());
 }
 
-/// Prints what a durable command costs; run with `--ignored --nocapture`.
-#[test]
-#[ignore = "prints what a durable command costs on this disk; it has nothing to fail on"]
-fn measure_propose_latency() {
-    let pki = Pki::new();
-    let dir = tempfile::tempdir().unwrap();
-    let rollout = filled(&pki, dir.path(), 0);
-    common::process(measure(&pki, dir.path(), &rollout));
-}
-
-async fn measure(pki: &Pki, dir: &Path, rollout: &RolloutId) {
-    let store = pki.open_store(dir).await;
-    for (hosts, round) in [(3, "a"), (1_000, "b")] {
-        let enrolments = (3..hosts).map(|n| enrol(&format!("db{}", n + 1))).collect();
-        store.propose_all(enrolments).await.unwrap();
-        let mut proposed = Vec::new();
-        let mut confirmed = Vec::new();
-        for n in 0..1_000_u64 {
-            let action = if n % 2 == 0 { Action::Pause } else { Action::Resume };
-            let begun = std::time::Instant::now();
-            store.propose(control(&format!("{round}-{n}"), rollout, action)).await.unwrap();
-            proposed.push(begun.elapsed());
-            let begun = std::time::Instant::now();
-            store.linearizable().await.unwrap();
-            confirmed.push(begun.elapsed());
-        }
-        proposed.sort();
-        confirmed.sort();
-        let bytes = serde_json::to_vec(&*store.state()).unwrap().len();
-        #[expect(clippy::print_stderr, reason = "a measurement is for a person")]
-        {
-            eprintln!("{hosts} hosts, state of {bytes} bytes:");
-            eprintln!("  propose p50 {:?} p99 {:?}", proposed[500], proposed[990]);
-            eprintln!("  linearizable read p50 {:?} p99 {:?}", confirmed[500], confirmed[990]);
-        }
-    }
-}
-
 /// Copies what is in a state folder while a coordinator works on it, as a crash would leave it.
 fn copied(from: &Path) -> tempfile::TempDir {
     let to = tempfile::tempdir().unwrap();

@@ -57,6 +57,7 @@ pub fn passed(place: &str) -> anyhow::Result<Passed> {
             Elsewhere("a host agent's first start, or its first session: doubles")
         }
         ["ledger", "raised"] => Elsewhere("a term that grows within a session: doubles"),
+        ["ledger", "readmitted"] => Elsewhere("an operator's readmission: doubles"),
         ["ledger", "host_restarted"] => Elsewhere("the boot after a power loss: faults"),
         ["ledger", "canary_answered"] => Elsewhere("needs five canary orders: doubles"),
         ["ledger", "staging", "failed"] => Elsewhere("a package that cannot be staged: doubles"),
@@ -67,7 +68,10 @@ pub fn passed(place: &str) -> anyhow::Result<Passed> {
         ["ledger", "failed", step] if *step != "upgrade" => {
             Elsewhere("another step that fails: doubles")
         }
-        ["ledger", "journal", step] if !["backup", "upgrade"].contains(step) => {
+        ["ledger", "journal", "join"] => {
+            Elsewhere("a stop of which nobody knows whether it was heard: the tests of the steps")
+        }
+        ["ledger", "journal", step] if !["quiesce", "backup", "upgrade"].contains(step) => {
             Elsewhere("it writes no journal")
         }
         ["act", "fetch_package"] => Elsewhere("hosts of a lab have their package: doubles"),
