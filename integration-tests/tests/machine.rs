@@ -56,7 +56,8 @@ async fn a_power_loss_takes_everything_orphans_included() {
         let _owner = machine.switch_on(None).await.unwrap();
         let started = machine.start("one", command(&machine, "sleep 600; true"), log(&machine));
         let started = started.await.unwrap();
-        assert_eq!(machine.find("one").await.unwrap(), Some(started));
+        assert!(started.is_some());
+        assert_eq!(machine.find("one").await.unwrap(), started);
         let done =
             machine.run(command(&machine, "nohup sleep 601 >/dev/null 2>&1 & echo hi"), LIMIT);
         let done = done.await.unwrap();
@@ -90,13 +91,14 @@ async fn what_ends_is_reaped_and_what_takes_too_long_is_killed() {
         let short = machine
             .start("short", command(&machine, "exec sleep 0.2"), log(&machine))
             .await
+            .unwrap()
             .unwrap();
-        wait::until_true("the exit to be noticed", LIMIT, || async {
-            machine.find("short").await.unwrap().is_none()
+        wait::until_true("the exit to be noticed, and no zombie to be left", LIMIT, || async {
+            let ended = machine.find("short").await.unwrap().is_none();
+            ended && ProcessId::of(short.pid).is_none_or(|it| it != short)
         })
         .await
         .unwrap();
-        assert!(ProcessId::of(short.pid).is_none_or(|it| it != short), "a zombie is left");
         machine.cut_power().unwrap();
     }
 }

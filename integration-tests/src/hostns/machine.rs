@@ -239,21 +239,19 @@ impl Machine {
         processes::belonging_to(&self.folder, &self.programs)
     }
 
-    /// Starts something that goes on; returns it as seen from outside.
+    /// Starts something that goes on; returns it as seen from outside, none if it has ended already.
     pub async fn start(
         &self,
         name: &str,
         command: Command,
         log: PathBuf,
-    ) -> anyhow::Result<ProcessId> {
+    ) -> anyhow::Result<Option<ProcessId>> {
         let request = Request::Start { name: name.to_owned(), command, log };
         let response = self.ask(&request).await?;
         let Response::Number(number) = response else {
             anyhow::bail!("start `{name}` in `{}`: {response:?}", self.folder.display());
         };
-        self.seen_from_outside(number).with_context(|| {
-            format!("`{name}` ended at once, see its log in `{}`", self.folder.display())
-        })
+        Ok(self.seen_from_outside(number))
     }
 
     /// Something that was started and runs.

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use grayfin_proto::identity::Identity;
 use grayfin_proto::pki;
 use grayfin_types::Generation;
@@ -22,6 +22,8 @@ use crate::wait;
 pub(super) const AGENT: &str = "grayfin-agent";
 /// Name of the coordinator's process on its machine.
 pub(super) const COORDINATOR: &str = "grayfin";
+/// The variable by which a test has a host agent end at a place.
+pub(crate) const FAILPOINT: &str = "GRAYFIN_FAILPOINT";
 
 /// For every host agent to be connected.
 const JOIN_LIMIT: Duration = Duration::from_secs(60);
@@ -241,7 +243,10 @@ impl Lab {
         let mut env = self.environment();
         env.extend(variables.clone());
         let command = Command { argv, cwd: folder, env };
-        self.machine(machine).start(program, command, log).await?;
+        let started = self.machine(machine).start(program, command, log.clone()).await?;
+        // One that is to die at a fail point may have come to it already.
+        let may_end = variables.contains_key(FAILPOINT);
+        ensure!(started.is_some() || may_end, "`{program}` ended at once, see `{}`", log.display());
         Ok(())
     }
 

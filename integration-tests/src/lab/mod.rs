@@ -8,7 +8,7 @@
 mod config;
 mod control;
 mod database;
-mod grayfin;
+pub(crate) mod grayfin;
 mod health;
 pub(crate) mod net;
 mod paths;

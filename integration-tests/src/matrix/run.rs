@@ -9,6 +9,7 @@ use anyhow::{Context, ensure};
 use grayfin_types::status::{RolloutState, RolloutStatus};
 
 use super::{Passed, Victim, is_torn, passed};
+use crate::lab::grayfin::FAILPOINT;
 use crate::suite::{self, ROLLOUT_LIMIT};
 use crate::{Lab, Target, wait};
 
@@ -37,7 +38,7 @@ impl Places {
     fn variables(&self, shared: &[String]) -> BTreeMap<String, String> {
         let all = self.left.iter().chain(shared).cloned().chain(self.sabotage.clone());
         let (torn, stops): (Vec<_>, Vec<_>) = all.partition(|it| is_torn(it));
-        [("GRAYFIN_STOPPOINTS", stops), ("GRAYFIN_FAILPOINT", torn)]
+        [("GRAYFIN_STOPPOINTS", stops), (FAILPOINT, torn)]
             .into_iter()
             .filter(|(_, places)| !places.is_empty())
             .map(|(name, places)| (name.to_owned(), places.join(",")))
