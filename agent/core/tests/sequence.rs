@@ -362,10 +362,9 @@ fn each_order_in_each_ended_state_is_answered_as_the_table_says() {
     }
 }
 
-#[test]
-fn a_half_made_upgrade_is_undone_when_the_retry_is_refused_by_the_guard() {
-    // The undo of the upgrade fails, an operator retries, the guard says no: the upgrade must
-    // still be known as begun.
+/// A host whose upgrade failed, and could not be undone, and was ordered to be tried again; with the
+/// number of entries then.
+fn retried_in_the_middle_of_an_upgrade() -> (Driver, usize) {
     let mut driver = Driver::running();
     let mut broken = fails(Step::Upgrade);
     driver.finish(|action| match action {
@@ -376,6 +375,14 @@ fn a_half_made_upgrade_is_undone_when_the_retry_is_refused_by_the_guard() {
     });
     assert!(driver.order(5, Task::Retry));
     let from = driver.entries.len();
+    (driver, from)
+}
+
+#[test]
+fn a_half_made_upgrade_is_undone_when_the_retry_is_refused_by_the_guard() {
+    // The undo of the upgrade fails, an operator retries, the guard says no: the upgrade must
+    // still be known as begun.
+    let (mut driver, from) = retried_in_the_middle_of_an_upgrade();
     let end = driver.finish(fails(Step::Guard));
     assert_eq!(end.as_ref().map(kind), Some("undone"));
     assert!(driver.trace(from).contains(&"undone upgrade".to_owned()));
@@ -391,16 +398,7 @@ fn after_an_undo_a_retry_proves_the_package_again_but_not_in_the_middle_of_an_up
     driver.finish_well();
     assert!(driver.trace(from).contains(&"started stage 1".to_owned()), "{:?}", driver.trace(from));
     // A half-made upgrade needs what is left of the unpacked package as it is.
-    let mut driver = Driver::running();
-    let mut broken = fails(Step::Upgrade);
-    driver.finish(|action| match action {
-        Action::Undo { step: Step::Upgrade, .. } => {
-            Some(Outcome::Undid(Step::Upgrade, Err(failure(Step::Upgrade))))
-        }
-        _ => broken(action),
-    });
-    assert!(driver.order(5, Task::Retry));
-    let from = driver.entries.len();
+    let (mut driver, from) = retried_in_the_middle_of_an_upgrade();
     driver.finish_well();
     assert!(
         !driver.trace(from).contains(&"started stage 1".to_owned()),
