@@ -18,7 +18,7 @@ use super::{
 };
 use crate::server::status::{CODE, LEADER, STALE};
 
-/// A failover takes 2 to 4 s with the default timing; five of them are enough patience.
+/// A failover takes 1 to 3 s with the default timing; five of them are enough patience.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Between two rounds over all coordinators.

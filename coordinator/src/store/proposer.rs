@@ -18,7 +18,7 @@ const BATCH_MAX: usize = 256;
 const QUEUE: usize = 1024;
 
 /// The engine itself waits for ever without a majority. The longest failover with the default
-/// timing takes about 4 s.
+/// timing takes about 3 s.
 const PROPOSE_MAX: Duration = Duration::from_secs(5);
 
 type Outcome = Result<Vec<Response>, Refused>;

@@ -6,6 +6,7 @@ use std::process::Stdio;
 
 use anyhow::{Context, ensure};
 use grayfin_proto::tls::Files;
+use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, Issuer, KeyPair};
 use tokio::process::{Child, Command};
 use tonic::client::Grpc;
 use tonic::codegen::http::uri::PathAndQuery;
@@ -109,6 +110,7 @@ impl Etcd {
         let channels = channels.collect::<Result<_, _>>()?;
         let members = vec![None, None, None];
         let folder = folder.to_owned();
+        certify(&pki, &folder, &addresses)?;
         let mut etcd = Self { folder, pki, addresses, members, channels, keys: 0 };
         for at in 0..3 {
             etcd.run(at)?;
@@ -119,9 +121,9 @@ impl Etcd {
 
     fn run(&mut self, at: usize) -> anyhow::Result<()> {
         let address = self.addresses.get(at).context("three members")?;
-        let (client, peer) = (format!("https://{address}:2379"), format!("http://{address}:2380"));
+        let (client, peer) = (format!("https://{address}:2379"), format!("https://{address}:2380"));
         let named = self.addresses.iter().enumerate();
-        let all: Vec<String> = named.map(|(n, it)| format!("e{n}=http://{it}:2380")).collect();
+        let all: Vec<String> = named.map(|(n, it)| format!("e{n}=https://{it}:2380")).collect();
         let name = format!("e{at}");
         let log = File::create(self.folder.join(format!("{name}.log")))?;
         let mut command = Command::new("etcd");
@@ -132,11 +134,32 @@ impl Etcd {
         command.arg("--cert-file").arg(self.pki.join(format!("coordinator{}.pem", at + 1)));
         command.arg("--key-file").arg(self.pki.join(format!("coordinator{}.key", at + 1)));
         command.arg("--trusted-ca-file").arg(self.pki.join("ca.pem"));
+        command.arg("--peer-client-cert-auth").arg("--peer-trusted-ca-file");
+        command.arg(self.pki.join("ca.pem"));
+        command.arg("--peer-cert-file").arg(self.folder.join("peer.pem"));
+        command.arg("--peer-key-file").arg(self.folder.join("peer.key"));
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).kill_on_drop(true);
         let child = command.spawn().context("start `etcd`")?;
         *self.members.get_mut(at).context("three members")? = Some(child);
         Ok(())
     }
+}
+
+/// Makes the certificate by which members know each other: etcd wants their addresses in it.
+fn certify(pki: &Path, folder: &Path, addresses: &[String]) -> anyhow::Result<()> {
+    let ca_key = KeyPair::from_pem(&std::fs::read_to_string(pki.join("ca.key"))?)?;
+    let ca = std::fs::read_to_string(pki.join("ca.pem"))?;
+    let issuer = Issuer::from_ca_cert_pem(&ca, ca_key)?;
+    // A member is seen as coming from the loopback's first address.
+    let mut names = addresses.to_vec();
+    names.push("127.0.0.1".to_owned());
+    let mut params = CertificateParams::new(names)?;
+    params.extended_key_usages =
+        vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
+    let key = KeyPair::generate()?;
+    std::fs::write(folder.join("peer.pem"), params.signed_by(&key, &issuer)?.pem())?;
+    std::fs::write(folder.join("peer.key"), key.serialize_pem())?;
+    Ok(())
 }
 
 async fn call<Q, A>(channel: Channel, path: &'static str, question: Q) -> Result<A, String>

@@ -1,11 +1,13 @@
 //! `lab bench-group`: what three coordinators cost, beside three members of etcd on the same disk.
 //!
 //! Failover: the leader is killed with SIGKILL; the time until the next write is acknowledged by a
-//! majority, and until every host agent has a session with the new leader, from when on orders reach it.
+//! majority, until every host agent has a session with the new leader, and, in rollouts, until the next
+//! order is carried out.
 //! Hold acquisition: one command that is checked and recorded on a majority, fsynced, asked for over
 //! mTLS, one after the other. With etcd it is a transaction that compares and puts.
 
 mod etcd;
+mod orders;
 mod ours;
 
 use std::path::PathBuf;
@@ -32,6 +34,9 @@ pub struct Arguments {
     /// Failovers of each.
     #[arg(long, default_value_t = 50)]
     pub failovers: usize,
+    /// Failovers in the middle of rollouts, until the next order is carried out.
+    #[arg(long, default_value_t = 50)]
+    pub orders: usize,
     /// Writes of each, one after the other.
     #[arg(long, default_value_t = 2_000)]
     pub writes: usize,
@@ -83,25 +88,31 @@ impl Times {
 pub async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let temporary = tempfile::Builder::new().prefix("grayfin-bench-group-").tempdir()?;
     let folder = arguments.dir.clone().unwrap_or_else(|| temporary.path().to_owned());
-    let options = Options {
-        version: suite::FROM.to_owned(),
-        coordinators: 3,
-        time_scale: 0.05,
-        ..Options::default()
-    };
     say(&format!("build profile: {}; {}", super::profile(), super::machine()));
-    let lab = Lab::up(&folder.join("lab"), &options).await?;
+    let lab = Lab::up(&folder.join("lab"), &options()).await?;
     say("                                                          median       p99     worst");
-    say("three coordinators, shipped timers (250 ms, 1 to 2 s):");
+    say("three coordinators, shipped timers (150 ms, 450 to 750 ms):");
     measure(&mut Ours::prepare(&lab).await?, arguments).await?;
-    say(
-        "three members of etcd, default timers (100 ms, 1 s), members among themselves without TLS:",
-    );
+    say("three members of etcd, default timers (100 ms, 1 s):");
     match Etcd::start(&lab, &folder.join("etcd")).await {
         Ok(mut etcd) => measure(&mut etcd, arguments).await?,
         Err(error) => say(&format!("  NOT MEASURED: {error:#}")),
     }
-    lab.down()
+    lab.down()?;
+    say("rollouts that stand between two hosts, resumed while the leader dies:");
+    let mut orders = orders::measure(&folder, arguments.orders).await?;
+    orders.tell("from kill -9 until the next host's agent has begun");
+    Ok(())
+}
+
+/// Shipped timers of the coordinators; only the stand-in's own are shortened.
+fn options() -> Options {
+    Options {
+        version: suite::FROM.to_owned(),
+        coordinators: 3,
+        time_scale: 0.05,
+        ..Options::default()
+    }
 }
 
 async fn measure(group: &mut impl Group, arguments: &Arguments) -> anyhow::Result<()> {
@@ -153,7 +164,7 @@ async fn first_write(group: &mut impl Group, dead: usize) -> anyhow::Result<usiz
 async fn until_led<T>(what: &str, ask: impl AsyncFn(usize) -> Option<T>) -> anyhow::Result<T> {
     wait::until(what, FAILOVER_LIMIT, || async {
         for at in 0..3 {
-            if let Some(found) = ask(at).await {
+            if let Ok(Some(found)) = tokio::time::timeout(CALL_LIMIT, ask(at)).await {
                 return Ok(found);
             }
         }

@@ -29,21 +29,24 @@ impl<'lab> Ours<'lab> {
         let done = lab.cli(&["rollout", "pause", &rollout]).await?;
         ensure!(done.code == Some(0), "{}", suite::words(&done));
         lab.wait_state(&rollout, RolloutState::Paused).await?;
-        let pki = lab.paths().pki();
-        let files = Files {
-            ca: pki.join("ca.pem"),
-            cert: pki.join("operator.pem"),
-            key: pki.join("operator.key"),
-        };
-        let clients = lab.topology().coordinators.iter().map(|it| files.channel(&it.address));
-        let clients = clients.map(|channel| channel.map(OperatorClient::new));
-        let clients = clients.collect::<Result<_, _>>()?;
-        Ok(Self { lab, clients, rollout, wishes: 0 })
+        Ok(Self { lab, clients: clients(lab)?, rollout, wishes: 0 })
     }
 
     fn number(at: usize) -> anyhow::Result<u8> {
         u8::try_from(at + 1).context("three coordinators")
     }
+}
+
+/// An operator's connection to each coordinator.
+pub(super) fn clients(lab: &Lab) -> anyhow::Result<Vec<OperatorClient<Channel>>> {
+    let pki = lab.paths().pki();
+    let files = Files {
+        ca: pki.join("ca.pem"),
+        cert: pki.join("operator.pem"),
+        key: pki.join("operator.key"),
+    };
+    let channels = lab.topology().coordinators.iter().map(|it| files.channel(&it.address));
+    Ok(channels.map(|it| it.map(OperatorClient::new)).collect::<Result<_, _>>()?)
 }
 
 impl Group for Ours<'_> {
