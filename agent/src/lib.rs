@@ -18,7 +18,6 @@ pub mod backup;
 pub mod boot;
 pub mod canary;
 pub mod cli;
-pub mod clock;
 pub mod config;
 pub mod ddb;
 pub mod failpoint;

@@ -1,12 +1,17 @@
-//! A relay between host agents and coordinator that can be cut or frozen, as a cable or a firewall
-//! would: what is sent meanwhile is lost with the connection, or waits.
+//! A relay in front of a coordinator that can be cut, frozen or slowed down, as a cable, a firewall or
+//! a long way would: what is sent meanwhile is lost with the connection, waits, or comes late.
 
 use std::io;
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until};
+
+/// Pieces on their way in one direction; more than that make the sender wait, as a full pipe does.
+const UNDERWAY_MAX: usize = 256;
 
 /// What the relay does with connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +22,18 @@ pub enum Mode {
     Cut,
     /// Keeps connections, takes new ones, and passes nothing on: half-open.
     Frozen,
+    /// Passes everything on, so much later, in each direction.
+    Slow(Duration),
+}
+
+impl Mode {
+    fn passes(self) -> Option<Duration> {
+        match self {
+            Self::Open => Some(Duration::ZERO),
+            Self::Slow(late) => Some(late),
+            Self::Cut | Self::Frozen => None,
+        }
+    }
 }
 
 /// A running relay; it goes when this is dropped.
@@ -71,27 +88,46 @@ async fn pass(from: TcpStream, target: String, mode: watch::Receiver<Mode>) {
 async fn pump(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
-    mut mode: watch::Receiver<Mode>,
+    mode: watch::Receiver<Mode>,
 ) {
-    let mut buffer = vec![0; 16 << 10];
-    loop {
-        let now = mode.wait_for(|mode| *mode != Mode::Frozen).await.map(|mode| *mode).ok();
-        if now != Some(Mode::Open) {
-            return;
-        }
-        tokio::select! {
-            read = from.read(&mut buffer) => {
-                let Some(bytes) = read.ok().and_then(|count| buffer.get(..count)) else { return };
-                if bytes.is_empty() || to.write_all(bytes).await.is_err() {
-                    return;
+    let (underway, mut arriving) = mpsc::channel::<(Instant, Vec<u8>)>(UNDERWAY_MAX);
+    let mut seen = mode.clone();
+    let take = async move {
+        let mut buffer = vec![0; 16 << 10];
+        loop {
+            let now = seen.wait_for(|mode| *mode != Mode::Frozen).await.map(|mode| *mode);
+            let Some(late) = now.ok().and_then(Mode::passes) else { return };
+            tokio::select! {
+                read = from.read(&mut buffer) => {
+                    let Some(bytes) = read.ok().and_then(|count| buffer.get(..count)) else { return };
+                    let piece = (Instant::now() + late, bytes.to_vec());
+                    if bytes.is_empty() || underway.send(piece).await.is_err() {
+                        return;
+                    }
+                }
+                changed = seen.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
                 }
             }
-            changed = mode.changed() => {
-                if changed.is_err() {
-                    return;
-                }
+        }
+    };
+    let give = async {
+        let mut mode = mode.clone();
+        while let Some((due, bytes)) = arriving.recv().await {
+            sleep_until(due).await;
+            let now = mode.wait_for(|mode| *mode != Mode::Frozen).await.map(|mode| *mode);
+            if now.ok().and_then(Mode::passes).is_none() || to.write_all(&bytes).await.is_err() {
+                return;
             }
         }
+    };
+    tokio::pin!(give);
+    tokio::select! {
+        // What is underway still arrives.
+        () = take => give.await,
+        () = &mut give => {}
     }
 }
 
@@ -140,5 +176,24 @@ mod tests {
         relay.set(Mode::Open);
         let mut again = TcpStream::connect(&listen).await.unwrap();
         assert_eq!(answered(&mut again).await.unwrap(), 7);
+    }
+
+    #[tokio::test]
+    async fn what_is_slow_comes_late_and_whole() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listen = listener.local_addr().unwrap().to_string();
+        drop(listener);
+        let relay = Relay::start(&listen, echo().await).await.unwrap();
+        let late = Duration::from_millis(60);
+        relay.set(Mode::Slow(late));
+        let mut stream = TcpStream::connect(&listen).await.unwrap();
+        let sent = Instant::now();
+        let all: Vec<u8> = (0..=u8::MAX).cycle().take(300_000).collect();
+        let (mut read, mut write) = stream.split();
+        let mut came = vec![0; all.len()];
+        let (written, read) = tokio::join!(write.write_all(&all), read.read_exact(&mut came));
+        written.and(read.map(drop)).unwrap();
+        assert!(sent.elapsed() >= late * 2);
+        assert!(came == all);
     }
 }

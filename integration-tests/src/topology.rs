@@ -79,8 +79,8 @@ pub struct Options {
     /// More lines for the coordinators' `[policy]`, as `key=value` in TOML.
     #[arg(long, value_name = "KEY=VALUE")]
     pub policy_cfg: Vec<String>,
-    /// Host agents reach the coordinator through [`Lab::relay`](crate::Lab::relay), which the program
-    /// that brings the lab up runs itself.
+    /// Host agents and coordinators reach each coordinator through [`Lab::relay`](crate::Lab::relay),
+    /// which the program that brings the lab up runs itself.
     #[arg(skip)]
     #[serde(default)]
     pub relayed: bool,

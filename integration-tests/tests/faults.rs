@@ -41,7 +41,7 @@ async fn cut_off_with_a_host_down_its_agent_brings_it_up_alone() {
         ];
         let (hosts, id) = start(lab, places).await?;
         let observer = lab.observer()?;
-        let relay = lab.relay()?;
+        let relay = lab.relay(1)?;
 
         lab.wait_agent_stands(hosts[0]).await?;
         relay.set(Mode::Cut);

@@ -1,6 +1,7 @@
 //! The wire contract: generated messages and services, documents, and the TLS set-up that both
 //! ends share.
 
+pub mod clock;
 pub mod document;
 pub mod identity;
 pub mod pki;

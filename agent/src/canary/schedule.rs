@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{table::PARTS, writer::millis};
-use crate::clock::wall_ms;
+use grayfin_proto::clock::wall_ms;
 
 /// Rows of one batch at most; after a pause the writer does not try to catch up with more.
 const BATCH_MAX: u64 = 1000;

@@ -17,9 +17,9 @@ use super::journal::{Entry, Journal, Told};
 use super::schedule::{Pace, Parts};
 use super::table::{Batch, Target, column_epoch};
 use super::{Site, tally::Tally};
-use crate::clock::wall_ms;
 use crate::ddb::{Call, Error, Tag, Value};
 use crate::probe::{Account, Lease, words};
+use grayfin_proto::clock::wall_ms;
 
 /// Groups of rows are planned and acknowledgements made durable this often: four syncs a second.
 const GROUP: Duration = Duration::from_millis(250);

@@ -19,6 +19,7 @@ use std::{
 };
 
 use grayfin_agent_core::{Body, Entry, Illegal, State, fold, report};
+use grayfin_proto::clock;
 use grayfin_types::{Code, HostId, LedgerId, ledger::LedgerMark, step::Report};
 use tokio::sync::watch;
 
@@ -27,7 +28,7 @@ use log::Log;
 pub use peek::peek;
 pub use port::{RealFile, Storage};
 
-use crate::{clock, failpoint};
+use crate::failpoint;
 
 /// File name of the ledger in the state folder.
 pub const FILE: &str = "ledger";

@@ -31,7 +31,6 @@ pub use ports::{Canary, ClusterAsk, HostAsk, Look};
 use session::{Ended, Session};
 
 use crate::{
-    clock,
     config::Settings,
     ledger,
     ledger::Ledger,
@@ -76,7 +75,7 @@ pub struct Link {
     wish: watch::Sender<Option<Wish>>,
     /// Go requests that wait for their answer.
     gos: Mutex<BTreeMap<u64, oneshot::Sender<v1::GoAnswer>>>,
-    /// Numbers of go requests and sessions; unique over restarts by beginning at the clock.
+    /// Numbers of go requests and sessions; they begin anywhere, so that a restart does not repeat them.
     numbers: AtomicU64,
     passing: mpsc::Sender<Report>,
     canary: mpsc::Sender<v1::CanaryReport>,
@@ -121,7 +120,7 @@ impl Link {
             trust: watch::Sender::new(Trust::Unknown),
             wish: watch::Sender::new(None),
             gos: Mutex::default(),
-            numbers: AtomicU64::new(clock::wall_ms().saturating_mul(1000)),
+            numbers: AtomicU64::new(uuid::Uuid::new_v4().as_u64_pair().0 >> 1),
             passing,
             canary,
             answers: Mutex::default(),
@@ -309,7 +308,7 @@ impl Dialler {
 
     /// The pause, spread by up to a quarter so that a fleet does not call in step.
     fn pause(&self) -> Duration {
-        let spread = u32::try_from(clock::wall_ms() % 64).unwrap_or(0);
+        let spread = u32::try_from(grayfin_proto::clock::wall_ms() % 64).unwrap_or(0);
         self.pause + self.pause * spread / 256
     }
 }

@@ -264,7 +264,7 @@ mod tests {
     fn the_start_of_a_process_is_told_in_wall_clock_time() {
         let own = crate::process::identify(std::process::id()).unwrap().unwrap();
         let started = started_ms(&own).unwrap();
-        let now = i64::try_from(crate::clock::wall_ms()).unwrap();
+        let now = i64::try_from(grayfin_proto::clock::wall_ms()).unwrap();
         assert!(started <= now + 1000 && now - started < 600_000, "{started} {now}");
     }
 }

@@ -426,6 +426,6 @@ pub(crate) fn passing_report(
         seen: String::new(),
         position: 0,
         chain: String::new(),
-        at_ms: crate::clock::wall_ms(),
+        at_ms: grayfin_proto::clock::wall_ms(),
     }
 }

@@ -265,7 +265,7 @@ impl Context {
 
     /// Returns the wall clock in milliseconds since 1970, for display and names only.
     pub fn wall_ms(&self) -> u64 {
-        crate::clock::wall_ms()
+        grayfin_proto::clock::wall_ms()
     }
 
     /// Tells whether the first-start intent is durable: from then on nothing is undone.

@@ -7,11 +7,17 @@ use rand::Rng;
 use rand::rngs::StdRng;
 use rustix::process::Signal;
 
+use super::Links;
+use crate::relay::Mode;
 use crate::suite;
 use crate::{Lab, Target};
 
 /// So long somebody is away or cut off; two elections fit.
 const LASTS_MS: std::ops::Range<u64> = 200..5_000;
+/// So late things come on slow links: within a heartbeat, and far beyond an election.
+const LATE_MS: std::ops::Range<u64> = 10..1_500;
+/// So far clocks jump.
+const JUMP_MAX_MS: i64 = 12 * 60 * 60 * 1_000;
 
 /// A fault, chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,26 +42,56 @@ pub(super) enum Fault {
     CutHost(u8),
     /// The host that is worked on loses its power, and boots.
     PowerLoss,
+    /// Everything on the way to a coordinator, and back, comes late.
+    SlowLinks(u8),
+    /// The same, of all coordinators.
+    SlowEverywhere,
+    /// Connections to a coordinator stay, and nothing comes through.
+    HalfOpen(u8),
+    /// The volume with a coordinator's state is full.
+    FullDisk(u8),
+    /// A coordinator's clock jumps by hours.
+    CoordinatorClock(u8),
+    /// A host's does.
+    HostClock(u8),
 }
 
 impl Fault {
     /// Chooses one.
-    pub(super) fn choose(rng: &mut StdRng, lab: &Lab, networks: bool) -> Self {
+    pub(super) fn choose(rng: &mut StdRng, lab: &Lab, links: Links) -> Self {
         let coordinators = u8::try_from(lab.topology().coordinators.len()).unwrap_or(u8::MAX);
         let hosts = u8::try_from(lab.topology().hosts.len()).unwrap_or(u8::MAX);
         let (coordinator, host) = (rng.random_range(1..=coordinators), rng.random_range(1..=hosts));
-        match rng.random_range(0..if networks { 14 } else { 10 }) {
-            0 => Self::KillCoordinator(coordinator),
-            1 | 2 => Self::KillLeader,
-            3 => Self::StopCoordinator(coordinator),
-            4 | 5 => Self::StopLeader,
-            6 | 7 => Self::KillAgent(host),
-            8 => Self::StopAgent(host),
-            9 => Self::PowerLoss,
-            10 | 11 => Self::CutCoordinator(coordinator),
-            12 => Self::CutOneWay(coordinator),
-            _ => Self::CutHost(host),
-        }
+        let mut all = vec![
+            Self::KillCoordinator(coordinator),
+            Self::KillLeader,
+            Self::KillLeader,
+            Self::StopCoordinator(coordinator),
+            Self::StopLeader,
+            Self::KillAgent(host),
+            Self::StopAgent(host),
+            Self::PowerLoss,
+            Self::CoordinatorClock(coordinator),
+            Self::HostClock(host),
+        ];
+        all.extend(match links {
+            Links::Networks => vec![
+                Self::CutCoordinator(coordinator),
+                Self::CutCoordinator(coordinator),
+                Self::CutOneWay(coordinator),
+                Self::CutHost(host),
+                Self::CutHost(host),
+            ],
+            Links::Relays => vec![
+                Self::SlowLinks(coordinator),
+                Self::SlowEverywhere,
+                Self::HalfOpen(coordinator),
+                Self::FullDisk(coordinator),
+                Self::FullDisk(coordinator),
+            ],
+        });
+        let place = rng.random_range(0..all.len());
+        all.into_iter().nth(place).unwrap_or(Self::KillLeader)
     }
 
     /// Lets it happen and pass. Returns its name if it did happen.
@@ -67,7 +103,6 @@ impl Fault {
         lost_power: &mut bool,
     ) -> anyhow::Result<Option<&'static str>> {
         let lasts = Duration::from_millis(rng.random_range(LASTS_MS));
-        let name = |number: u8| format!("coordinator{number}");
         let word = match self {
             Self::KillCoordinator(number) => {
                 away(lab, &Target::Coordinator(number), lasts).await?;
@@ -95,24 +130,8 @@ impl Fault {
                 still(lab, &Target::Agent(number), lasts).await?;
                 "host agent stood still (SIGSTOP)"
             }
-            Self::CutCoordinator(number) => {
-                lab.cut_off(&name(number), |_| true)?;
-                rejoined(lab, lasts).await?;
-                "coordinator cut off"
-            }
-            Self::CutOneWay(number) => {
-                let one = name(number);
-                for other in lab.topology().machines().filter(|it| *it != one) {
-                    lab.cut(&one, other)?;
-                }
-                rejoined(lab, lasts).await?;
-                "coordinator heard by nobody (one way)"
-            }
-            Self::CutHost(number) => {
-                let host = &lab.host(number)?.name;
-                lab.cut_off(host, |other| other.starts_with("coordinator"))?;
-                rejoined(lab, lasts).await?;
-                "host cut off from the coordinators"
+            Self::CutCoordinator(_) | Self::CutOneWay(_) | Self::CutHost(_) => {
+                self.cut(lab, lasts).await?
             }
             Self::PowerLoss => {
                 let Some(host) = at_work(lab, status)?.filter(|_| !*lost_power) else {
@@ -127,9 +146,97 @@ impl Fault {
                 }
                 "host lost its power and booted"
             }
+            Self::SlowLinks(_) | Self::SlowEverywhere | Self::HalfOpen(_) => {
+                self.relayed(lab, rng, lasts).await?
+            }
+            Self::FullDisk(number) => full_disk(lab, number, lasts).await?,
+            Self::CoordinatorClock(number) => {
+                jump(lab, &lab.coordinator(number)?.name, rng)?;
+                "a coordinator's clock jumped by hours"
+            }
+            Self::HostClock(number) => {
+                jump(lab, &lab.host(number)?.name, rng)?;
+                "a host's clock jumped by hours"
+            }
         };
         Ok(Some(word))
     }
+
+    /// Cuts links of a lab with networks for a while.
+    async fn cut(self, lab: &Lab, lasts: Duration) -> anyhow::Result<&'static str> {
+        let name = |number: u8| format!("coordinator{number}");
+        let word = match self {
+            Self::CutCoordinator(number) => {
+                lab.cut_off(&name(number), |_| true)?;
+                "coordinator cut off"
+            }
+            Self::CutOneWay(number) => {
+                let one = name(number);
+                for other in lab.topology().machines().filter(|it| *it != one) {
+                    lab.cut(&one, other)?;
+                }
+                "coordinator heard by nobody (one way)"
+            }
+            Self::CutHost(number) => {
+                let host = &lab.host(number)?.name;
+                lab.cut_off(host, |other| other.starts_with("coordinator"))?;
+                "host cut off from the coordinators"
+            }
+            other => anyhow::bail!("{other:?} cuts nothing"),
+        };
+        tokio::time::sleep(lasts).await;
+        lab.join_all()?;
+        Ok(word)
+    }
+
+    /// Slows or freezes relays of a lab that has them for a while.
+    async fn relayed(
+        self,
+        lab: &Lab,
+        rng: &mut StdRng,
+        lasts: Duration,
+    ) -> anyhow::Result<&'static str> {
+        let late = Mode::Slow(Duration::from_millis(rng.random_range(LATE_MS)));
+        let (which, mode, word) = match self {
+            Self::SlowLinks(number) => (vec![number], late, "links of a coordinator slow"),
+            Self::SlowEverywhere => {
+                let all = lab.topology().coordinators.iter().map(|it| it.number).collect();
+                (all, late, "links of all coordinators slow")
+            }
+            Self::HalfOpen(number) => {
+                (vec![number], Mode::Frozen, "links of a coordinator half-open")
+            }
+            other => anyhow::bail!("{other:?} is no matter of relays"),
+        };
+        for number in &which {
+            lab.relay(*number)?.set(mode);
+        }
+        tokio::time::sleep(lasts).await;
+        for number in which {
+            lab.relay(number)?.set(Mode::Open);
+        }
+        Ok(word)
+    }
+}
+
+/// Fills the volume with a coordinator's state. A coordinator that cannot write ends, as it should; a
+/// service manager starts it again, here as soon as there is room.
+async fn full_disk(lab: &Lab, number: u8, lasts: Duration) -> anyhow::Result<&'static str> {
+    lab.fill_state(number).await?;
+    tokio::time::sleep(lasts).await;
+    lab.empty_state(number).await?;
+    let target = Target::Coordinator(number);
+    if lab.processes_of(&target).await?.is_empty() {
+        lab.restart(&target).await?;
+        return Ok("coordinator's disk full (it ended, was started again)");
+    }
+    Ok("coordinator's disk full (it went on)")
+}
+
+/// Sets a machine's clock some hours wrong, into the past or the future. It stays so.
+fn jump(lab: &Lab, machine: &str, rng: &mut StdRng) -> anyhow::Result<()> {
+    let by = rng.random_range(-JUMP_MAX_MS..=JUMP_MAX_MS);
+    Ok(std::fs::write(lab.paths().clock(machine), by.to_string())?)
 }
 
 /// The host that is worked on: another one must not be taken down by anybody meanwhile.
@@ -149,9 +256,4 @@ async fn still(lab: &Lab, target: &Target, lasts: Duration) -> anyhow::Result<()
     lab.signal(target, Signal::STOP).await?;
     tokio::time::sleep(lasts).await;
     lab.signal(target, Signal::CONT).await
-}
-
-async fn rejoined(lab: &Lab, lasts: Duration) -> anyhow::Result<()> {
-    tokio::time::sleep(lasts).await;
-    lab.join_all()
 }

@@ -20,7 +20,7 @@ use self::faults::Fault;
 use self::tally::Tally;
 use crate::observer::Report;
 use crate::suite::{self, CANARY};
-use crate::{Lab, Options};
+use crate::{Lab, Options, Target};
 
 /// For one rollout under faults: it takes half a minute without.
 const ROLLOUT_LIMIT: Duration = Duration::from_secs(900);
@@ -47,10 +47,23 @@ pub struct Arguments {
     /// Milliseconds between two faults, on average.
     #[arg(long, default_value_t = 4_000)]
     pub pause_ms: u64,
-    /// Do without networks for each machine, and so without cut links.
-    #[arg(long)]
-    pub no_netns: bool,
+    /// What lies between the machines; the one and the other lab by lab if not given.
+    #[arg(long, value_enum)]
+    pub links: Option<Links>,
 }
+
+/// What lies between the machines of a lab.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Links {
+    /// A network for each machine, by which links can be cut, one way too. For root.
+    Networks,
+    /// A relay in front of each coordinator, by which links can be slow and half-open; the coordinators'
+    /// state lies on small volumes, which can be full.
+    Relays,
+}
+
+/// For a coordinator's state in a lab where it can get full.
+const STATE_KIB: u32 = 24 << 10;
 
 /// Runs rollouts under faults in labs below a folder, and prints a table of what happened.
 ///
@@ -62,8 +75,10 @@ pub async fn run(arguments: &Arguments, folder: &Path) -> anyhow::Result<()> {
     let mut tally = Tally::default();
     let mut rng = StdRng::seed_from_u64(seed);
     for number in 1.. {
-        let lab = Lab::up(&folder.join(format!("lab{number}")), &options(arguments)).await?;
-        let outcome = in_one_lab(&lab, arguments, &mut rng, &mut tally).await;
+        let by_turns = if number % 2 == 1 { Links::Networks } else { Links::Relays };
+        let links = arguments.links.unwrap_or(by_turns);
+        let lab = Lab::up(&folder.join(format!("lab{number}")), &options(links)).await?;
+        let outcome = in_one_lab(&lab, links, arguments, &mut rng, &mut tally).await;
         suite::say(&tally.table());
         if let Err(error) = outcome {
             let kept = lab.down_keeping_files()?;
@@ -77,11 +92,12 @@ pub async fn run(arguments: &Arguments, folder: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn options(arguments: &Arguments) -> Options {
+fn options(links: Links) -> Options {
     Options {
         version: suite::FROM.to_owned(),
         coordinators: 3,
-        netns: !arguments.no_netns,
+        netns: links == Links::Networks,
+        relayed: links == Links::Relays,
         time_scale: 0.05,
         ..Options::default()
     }
@@ -90,10 +106,20 @@ fn options(arguments: &Arguments) -> Options {
 /// Rollouts to one release after the other, until there is none left or it is enough.
 async fn in_one_lab(
     lab: &Lab,
+    links: Links,
     arguments: &Arguments,
     rng: &mut StdRng,
     tally: &mut Tally,
 ) -> anyhow::Result<()> {
+    if links == Links::Relays {
+        for coordinator in &lab.topology().coordinators {
+            let target = Target::Coordinator(coordinator.number);
+            lab.kill(&target).await?;
+            lab.limit_state(coordinator.number, STATE_KIB).await?;
+            lab.restart(&target).await?;
+        }
+        lab.group_is_whole().await?;
+    }
     let releases = Release::all().into_iter().map(|it| it.version);
     for target in releases.skip_while(|version| version != suite::FROM).skip(1) {
         if tally.is_enough(arguments) {
@@ -105,14 +131,13 @@ async fn in_one_lab(
         lab.wait_ready(&target, &more).await?;
         let observer = lab.observer()?;
         let id = lab.start_rollout(&target, &more).await?;
-        let status =
-            tokio::time::timeout(ROLLOUT_LIMIT, under_faults(lab, &id, arguments, rng, tally))
-                .await
-                .with_context(|| {
-                    format!("rollout {id} came to no end within {ROLLOUT_LIMIT:?}")
-                })??;
-        judge(lab, &target, &status, &observer.stop()).await?;
-        tally.ended(&status);
+        let following = under_faults(lab, &id, links, arguments, rng, tally);
+        let status = tokio::time::timeout(ROLLOUT_LIMIT, following)
+            .await
+            .with_context(|| format!("rollout {id} came to no end within {ROLLOUT_LIMIT:?}"))??;
+        let seen = observer.stop();
+        tally.ended(&status, &seen);
+        judge(lab, &target, &status, &seen).await?;
         suite::say(&format!("{target}: {}, {} faults so far", status.state, tally.faults()));
         // An aborted rollout leaves two versions behind; the next lab begins anew.
         if status.state != RolloutState::Succeeded {
@@ -130,6 +155,7 @@ const ACCEPTED: [&str; 4] =
 async fn under_faults(
     lab: &Lab,
     id: &str,
+    links: Links,
     arguments: &Arguments,
     rng: &mut StdRng,
     tally: &mut Tally,
@@ -139,7 +165,7 @@ async fn under_faults(
     loop {
         let pause = rng.random_range(0..arguments.pause_ms.saturating_mul(2).max(1));
         let Some(status) = follow(lab, id, Duration::from_millis(pause)).await? else {
-            let fault = Fault::choose(rng, lab, !arguments.no_netns);
+            let fault = Fault::choose(rng, lab, links);
             let status = lab.rollout(id).await?;
             if let Some(did) = fault.befall(lab, rng, &status, &mut lost_power).await? {
                 tally.fault(did);

@@ -7,6 +7,7 @@ use std::time::Instant;
 use grayfin_types::status::{RolloutState, RolloutStatus};
 
 use super::Arguments;
+use crate::observer::Report;
 
 /// Counts of everything.
 #[derive(Debug)]
@@ -15,6 +16,8 @@ pub(super) struct Tally {
     faults: BTreeMap<&'static str, u32>,
     halts: BTreeMap<String, u32>,
     ends: BTreeMap<String, u32>,
+    /// Times in which two hosts were down at once.
+    overlaps: usize,
     acknowledged: u64,
     lost: u64,
     longest_gap_ms: u64,
@@ -27,6 +30,7 @@ impl Default for Tally {
             faults: BTreeMap::new(),
             halts: BTreeMap::new(),
             ends: BTreeMap::new(),
+            overlaps: 0,
             acknowledged: 0,
             lost: 0,
             longest_gap_ms: 0,
@@ -48,7 +52,8 @@ impl Tally {
     }
 
     /// A rollout has ended.
-    pub(super) fn ended(&mut self, status: &RolloutStatus) {
+    pub(super) fn ended(&mut self, status: &RolloutStatus, seen: &Report) {
+        self.overlaps += seen.overlaps().len();
         *self.ends.entry(status.state.to_string()).or_default() += 1;
         self.acknowledged += status.canary.acknowledged;
         self.lost += status.canary.lost;
@@ -70,7 +75,7 @@ impl Tally {
         let mut text = String::new();
         let mut line = |name: &str, value: String| {
             // Writing to a string does not fail.
-            writeln!(text, "  {name:<46} {value:>10}").ok();
+            writeln!(text, "  {name:<56} {value:>10}").ok();
         };
         line("faults", self.faults().to_string());
         for (what, times) in &self.faults {
@@ -83,11 +88,12 @@ impl Tally {
         if !self.ends.contains_key(&RolloutState::Succeeded.to_string()) {
             line("  succeeded", "0".to_owned());
         }
-        line("halts, each with a reason and a remedy that worked", String::new());
+        let halts: u32 = self.halts.values().sum();
+        line("halts, each with a reason and a remedy that worked", halts.to_string());
         for (code, times) in &self.halts {
             line(&format!("  {code}"), times.to_string());
         }
-        line("hosts disturbed at once (observer)", "never".to_owned());
+        line("times that two hosts were disturbed at once", self.overlaps.to_string());
         line("rows acknowledged to the canary", self.acknowledged.to_string());
         line("  of these lost", self.lost.to_string());
         line("longest gap between two rows", format!("{} ms", self.longest_gap_ms));

@@ -22,6 +22,8 @@ use crate::wait;
 pub(super) const AGENT: &str = "grayfin-agent";
 /// Name of the coordinator's process on its machine.
 pub(super) const COORDINATOR: &str = "grayfin";
+/// The variable that names the file with a clock's error.
+const CLOCK: &str = "GRAYFIN_CLOCK_OFFSET_MS";
 /// The variable by which a test has a host agent end at a place.
 pub(crate) const FAILPOINT: &str = "GRAYFIN_FAILPOINT";
 
@@ -84,8 +86,8 @@ impl Lab {
         self.spec.topology.coordinators.iter().map(|it| it.address.clone()).collect()
     }
 
-    /// Where host agents find a coordinator.
-    fn seen_by_agents(&self, coordinator: &Coordinator) -> String {
+    /// Where host agents and other coordinators find a coordinator.
+    fn seen_by_others(&self, coordinator: &Coordinator) -> String {
         if self.spec.options.relayed {
             coordinator.relay_address()
         } else {
@@ -112,7 +114,7 @@ impl Lab {
             installations.push(Value::Table(table));
         }
         let own = &self.spec.topology.coordinators;
-        let coordinators = own.iter().map(|it| Value::String(self.seen_by_agents(it))).collect();
+        let coordinators = own.iter().map(|it| Value::String(self.seen_by_others(it))).collect();
         Ok(Table::from_iter(
             [
                 ("host", text(&host.name)),
@@ -154,7 +156,7 @@ impl Lab {
                 ("id", Value::Integer(i64::from(coordinator.number))),
                 ("state_dir", text(folder.join("state").display())),
                 ("listen", text(&coordinator.address)),
-                ("advertise", text(self.seen_by_agents(coordinator))),
+                ("advertise", text(self.seen_by_others(coordinator))),
                 // The first one is a group of its own; the others are added to it.
                 ("join", Value::Boolean(coordinator.number > 1)),
                 ("look_interval_ms", Value::Integer(self.spec.options.look_interval_ms.into())),
@@ -177,7 +179,7 @@ impl Lab {
     /// Adds a coordinator that runs to the group.
     pub async fn add_coordinator(&self, number: u8) -> anyhow::Result<()> {
         let coordinator = self.coordinator(number)?;
-        let (id, address) = (number.to_string(), coordinator.address.clone());
+        let (id, address) = (number.to_string(), self.seen_by_others(coordinator));
         // It may listen a moment later than its process is there; the wish is the same one.
         let wish = format!("lab-add-{number}");
         wait::until(&format!("coordinator {number} to be added"), JOIN_LIMIT, || async {
@@ -241,6 +243,7 @@ impl Lab {
         argv.extend(arguments);
         argv.push(config.display().to_string());
         let mut env = self.environment();
+        env.insert(CLOCK.to_owned(), self.paths.clock(machine).display().to_string());
         env.extend(variables.clone());
         let command = Command { argv, cwd: folder, env };
         let started = self.machine(machine).start(program, command, log.clone()).await?;

@@ -14,6 +14,7 @@ pub(crate) mod net;
 mod paths;
 mod status;
 mod up;
+mod volume;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -52,8 +53,8 @@ pub struct Lab {
     owned: Mutex<Vec<UnixStream>>,
     /// True while dropping this takes the lab down.
     ours: bool,
-    /// Between host agents and coordinator, if the options say so and this program brought it up.
-    relay: Option<Relay>,
+    /// One in front of each coordinator, if the options say so and this program brought it up.
+    relays: Vec<Relay>,
 }
 
 impl Lab {
@@ -69,7 +70,7 @@ impl Lab {
             .with_context(|| format!("`{}` is not a lab: no lab.json", folder.display()))?;
         let spec = serde_json::from_slice(&text)
             .with_context(|| format!("read `{}`", paths.spec().display()))?;
-        Ok(Self { paths, spec, owned: Mutex::default(), ours: false, relay: None })
+        Ok(Self { paths, spec, owned: Mutex::default(), ours: false, relays: Vec::new() })
     }
 
     /// Lets the lab live on without its maker.
@@ -110,9 +111,12 @@ impl Lab {
         Ok(())
     }
 
-    /// The relay between host agents and coordinator.
-    pub fn relay(&self) -> anyhow::Result<&Relay> {
-        self.relay.as_ref().context("this lab has no relay, or another program runs it")
+    /// The relay in front of a coordinator, for host agents and other coordinators.
+    pub fn relay(&self, coordinator: u8) -> anyhow::Result<&Relay> {
+        let place = usize::from(coordinator).checked_sub(1);
+        place
+            .and_then(|place| self.relays.get(place))
+            .context("this lab has no such relay, or another program runs it")
     }
 
     /// Its folders.

@@ -74,6 +74,11 @@ impl Paths {
         self.root.join(name)
     }
 
+    /// Milliseconds by which the clock of a machine's Grayfin is wrong; it may change at any time.
+    pub fn clock(&self, machine: &str) -> PathBuf {
+        self.machine(machine).join("clock")
+    }
+
     /// A cluster's `server` folder on a host.
     pub fn server(&self, host: &str, cluster: &Cluster) -> PathBuf {
         self.machine(host).join(cluster.installation()).join("server")

@@ -51,7 +51,7 @@ pub(super) async fn bring_up(folder: &Path, options: &Options) -> anyhow::Result
     let topology = Topology::new(options, claim.range).map_err(|reason| anyhow::anyhow!(reason))?;
     let paths = Paths::of_new(folder)?;
     let spec = Spec { options: options.clone(), topology, isolation };
-    let mut lab = Lab { paths, spec, owned: Mutex::default(), ours: true, relay: None };
+    let mut lab = Lab { paths, spec, owned: Mutex::default(), ours: true, relays: Vec::new() };
     fs::write(lab.paths.spec(), serde_json::to_vec_pretty(&lab.spec)?).context("write lab.json")?;
     let _lock = lab.lock()?;
     copy_programs(&lab.paths, &binaries, options)?;
@@ -69,10 +69,11 @@ pub(super) async fn bring_up(folder: &Path, options: &Options) -> anyhow::Result
     }
     drop(claim);
     if options.relayed {
-        let coordinator = lab.coordinator(1)?;
-        let listen = coordinator.relay_address();
-        let relay = Relay::start(&listen, coordinator.address.clone()).await;
-        lab.relay = Some(relay.with_context(|| format!("listen on `{listen}`"))?);
+        for coordinator in &lab.spec.topology.coordinators {
+            let listen = coordinator.relay_address();
+            let relay = Relay::start(&listen, coordinator.address.clone()).await;
+            lab.relays.push(relay.with_context(|| format!("listen on `{listen}`"))?);
+        }
     }
     start_grayfin(&lab).await?;
     start_database(&lab).await?;
