@@ -92,7 +92,20 @@ pub async fn run(arguments: &Arguments, folder: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn options(links: Links) -> Options {
+/// Runs rollouts under faults on a lab that has such links, and prints the table.
+///
+/// # Errors
+/// If a rule was broken or a rollout came to no end.
+pub async fn on_lab(lab: &Lab, links: Links, arguments: &Arguments) -> anyhow::Result<()> {
+    let mut tally = Tally::default();
+    let mut rng = StdRng::seed_from_u64(arguments.seed.unwrap_or_else(|| rand::rng().random()));
+    let outcome = in_one_lab(lab, links, arguments, &mut rng, &mut tally).await;
+    suite::say(&tally.table());
+    outcome
+}
+
+/// A lab with three coordinators and such links.
+pub fn options(links: Links) -> Options {
     Options {
         version: suite::FROM.to_owned(),
         coordinators: 3,
