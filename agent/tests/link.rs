@@ -5,28 +5,18 @@
 mod double;
 
 use double::{
-    CLUSTER, NEW, OLD, RunningAgent, Site, canary,
+    CLUSTER, NEW, OLD, RunningAgent, Site, canary, connected,
     coordinator::{Coordinator, Go},
     plan,
 };
 use grayfin_proto::v1::{self, OrderKind, to_host};
 use grayfin_types::{
     Code,
-    ledger::Readmit,
     plan::{DebtOrder, Effect, Plan},
     step::{Happened, SequenceState, Step},
 };
 
 const NOTHING: Option<&Plan> = None;
-
-/// A site with a coordinator and a host agent that is connected.
-async fn connected() -> (Site, Coordinator, RunningAgent) {
-    let site = Site::new();
-    let coordinator = Coordinator::start(&site).await;
-    let agent = RunningAgent::start(&site.configure(&[coordinator.address()]));
-    coordinator.until("a session", |world| world.connected().then_some(())).await;
-    (site, coordinator, agent)
-}
 
 fn in_order(world: &double::coordinator::World) -> bool {
     let places: Vec<_> = world.reports.keys().collect();
@@ -257,94 +247,6 @@ async fn reports_are_sent_again_from_where_the_coordinator_has_them() {
         assert_eq!(known, all);
         assert!(world.arrivals.iter().all(|position| *position > half), "{:?}", world.arrivals);
     });
-    agent.kill().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_old_copy_of_a_ledger_only_looks() {
-    let (site, mut coordinator, agent) = connected().await;
-    agent.kill().await;
-    let copy = std::fs::read(site.ledger()).unwrap();
-    let agent = RunningAgent::start(&site.path().join("agent.toml"));
-    site.host().hang("execute.stop");
-    coordinator.order(OrderKind::Run, 5, Some(&plan()));
-    coordinator
-        .until("stop begun", |world| {
-            world.reports.values().any(|r| r.step == Step::Stop).then_some(())
-        })
-        .await;
-    agent.kill().await;
-    // The ledger is put back, with and without the hold in it.
-    let with_hold = std::fs::read(site.ledger()).unwrap();
-    for bytes in [copy, with_hold] {
-        std::fs::write(site.ledger(), &bytes).unwrap();
-        let acts = site.host().acts();
-        coordinator.stop().await;
-        coordinator.world(|world| {
-            world.committed += 100;
-            world.host_facts.clear();
-            world.promises.clear();
-        });
-        coordinator.restart().await;
-        let agent = RunningAgent::start(&site.path().join("agent.toml"));
-        coordinator.until("looks", |world| (!world.host_facts.is_empty()).then_some(())).await;
-        coordinator.promise(9);
-        let answer = coordinator.until("promise", |world| world.promises.pop()).await;
-        assert_eq!(answer.code, Code::AgentAmnesic.as_str());
-        let order = coordinator.order(OrderKind::Undo, 5, NOTHING);
-        assert_eq!(coordinator.answer(order).await.code, Code::AgentAmnesic.as_str());
-        assert_eq!(site.host().acts(), acts, "nothing is done or undone");
-        agent.kill().await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_old_copy_proves_what_it_holds_and_goes_on_when_an_operator_readmits_it() {
-    let (site, coordinator, agent) = connected().await;
-    agent.kill().await;
-    let copy = std::fs::read(site.ledger()).unwrap();
-    let agent = RunningAgent::start(&site.path().join("agent.toml"));
-    coordinator.order(OrderKind::Run, 5, Some(&plan()));
-    coordinator.ended(5).await;
-    agent.kill().await;
-    let known = grayfin_agent::ledger::peek(site.ledger().parent().unwrap()).unwrap().position;
-    std::fs::write(site.ledger(), copy).unwrap();
-    let readmit = |closes| Readmit {
-        act: "op-1".to_owned(),
-        floor: grayfin_types::Token(9),
-        closes,
-        orders: [(CLUSTER.parse().unwrap(), grayfin_types::OrderNumber(3))].into(),
-        forget: true,
-    };
-    coordinator.world(|world| {
-        world.committed = known;
-        world.prove = Some(known);
-        world.outbox.clear();
-        world.readmit = Some(grayfin_proto::document::wrap(&readmit(None)));
-        world.proofs.clear();
-    });
-    let agent = RunningAgent::start(&site.path().join("agent.toml"));
-    let proof = coordinator.until("proof", |world| world.proofs.first().cloned()).await;
-    assert_eq!((proof.position, proof.chain.as_str()), (known, ""), "it is not so long");
-    let hello = coordinator
-        .until("readmitted", |world| {
-            world.hellos.iter().find(|hello| hello.readmitted == "op-1").cloned()
-        })
-        .await;
-    assert_eq!((hello.fences[0].floor, hello.fences[0].last_order), (9, 3));
-    assert_eq!(hello.ledger_chain.len(), 32);
-    coordinator.world(|world| {
-        (world.committed, world.prove, world.readmit) = (0, None, None);
-        world.promises.clear();
-    });
-    coordinator.cut();
-    let sessions = coordinator.world(|world| world.hellos.len());
-    coordinator.until("hello again", |w| (w.hellos.len() > sessions).then_some(())).await;
-    coordinator.promise(10);
-    let answer = coordinator.until("promise", |world| world.promises.pop()).await;
-    assert!(answer.promised, "{answer:?}");
-    let late = coordinator.order(OrderKind::Run, 9, Some(&plan()));
-    assert!(!coordinator.answer(late).await.accepted);
     agent.kill().await;
 }
 

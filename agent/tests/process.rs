@@ -137,6 +137,16 @@ async fn a_started_node_is_in_no_way_ours() {
 }
 
 #[tokio::test]
+async fn a_node_starts_even_if_there_is_no_place_for_its_words() {
+    let one = Installation::new();
+    one.script("start.sh", "echo said; mkfifo fifo; ../node -c 'read x < fifo; :' &\n");
+    let nowhere = one.dir.path().join("not/there/said");
+    launcher().start(&one.program(&["bash", "start.sh"]), &nowhere).await.unwrap();
+    one.one_member().await;
+    one.end().await;
+}
+
+#[tokio::test]
 async fn a_program_that_is_not_there_says_so_in_its_output() {
     let one = Installation::new();
     let output = one.dir.path().join("said");

@@ -27,6 +27,7 @@ pub mod steer;
 pub mod suite;
 pub mod tools;
 pub mod topology;
+pub mod volumes;
 pub mod wait;
 
 pub use lab::{Lab, Target};

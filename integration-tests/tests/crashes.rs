@@ -3,63 +3,32 @@
 //! another, and no acknowledged row of the canary is missing.
 //!
 //! The agents stand still at named places (SIGSTOP, by `GRAYFIN_STOPPOINTS`, debug builds only), so
-//! that each kill hits its step. Could run on a real cluster, but for the changed software.
+//! that each kill hits its step. All the while recovery is suspended and `datanodeRestartInterval` is
+//! 0, which has to be undone in the end. Could run on a real cluster, but for the changed software.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::ensure;
 use grayfin_types::status::{HostPhase, RolloutStatus};
-use grayfin_types::step::Step;
 use integration_tests::binaries::Binaries;
 use integration_tests::matrix::{self, Passed, Places, Run, Victim};
-use integration_tests::suite::{self, CANARY, FROM, ROLLOUT_LIMIT, TO};
+use integration_tests::suite::{self, CANARY, FROM, NOTICE_LIMIT, ROLLOUT_LIMIT, TO};
 use integration_tests::{Lab, Options, Target, wait};
+use standin::config::Role;
 
 /// Here somebody changes a file of the new software: the upgrade fails and is undone.
 const SPOIL_AT: &str = "act.verify.upgrade.before";
-/// Steps with effects that are undone.
-const UNDONE: [&str; 4] = ["upgrade", "backup", "stop", "quiesce"];
+/// `datanodeRestartInterval` as it is configured: another effect on the cluster as a whole that has to
+/// be undone. Long enough, scaled too, to start nothing in the middle of a test; the version that is
+/// installed does not count the first hundred seconds.
+const RESTART_INTERVAL_S: i64 = 900;
 /// In front of the generated table.
 const TABLE_BEGINS: &str = "<!-- generated: `docs/develop/testing.md` says how -->";
 
 fn options() -> Options {
-    Options { version: FROM.to_owned(), ..Options::default() }
-}
-
-/// One place in each step.
-fn in_each_step(before: bool) -> Vec<String> {
-    let side = if before { "before" } else { "after" };
-    Step::ALL.iter().map(|step| format!("act.execute.{step}.{side}")).collect()
-}
-
-/// Places in the middle: each right after something was written that says what is about to be done,
-/// in the middle of such a write, and one between two renames of the upgrade.
-fn in_between() -> Vec<String> {
-    let mut places: Vec<String> =
-        Step::ALL.iter().map(|step| format!("ledger.started.{step}.after")).collect();
-    places.extend(
-        [
-            "ledger.captured.after",
-            "ledger.going_down.after",
-            "ledger.started.upgrade.torn",
-            "ledger.first_start.torn",
-            "ledger.first_start.after",
-            "step.upgrade.operation",
-            "ledger.ended.up.after",
-            "ledger.ordered.close.before",
-        ]
-        .map(str::to_owned),
-    );
-    places
-}
-
-/// Places in the undoing of a failed upgrade, and in what a host agent does first after a crash.
-fn on_the_way_back() -> Vec<String> {
-    let mut places: Vec<String> = UNDONE.map(|step| format!("act.undo.{step}.before")).to_vec();
-    places.extend(UNDONE.map(|step| format!("ledger.undone.{step}.before")));
-    places.extend(["act.settle.upgrade.after", "act.settle.start.before"].map(str::to_owned));
-    places
+    let controller_cfg = vec![format!("datanodeRestartInterval={RESTART_INTERVAL_S}")];
+    Options { version: FROM.to_owned(), controller_cfg, ..Options::default() }
 }
 
 /// All places of the code's own list.
@@ -71,10 +40,28 @@ async fn fail_points() -> anyhow::Result<Vec<String>> {
     Ok(String::from_utf8(output.stdout)?.lines().map(str::to_owned).collect())
 }
 
+/// Cluster-wide effects are in force while each host is down: every kill meets them open.
 async fn start(lab: &Lab) -> anyhow::Result<String> {
+    let more = [&CANARY[..], &["--recovery", "suspend"]].concat();
     lab.wait_hosts_connected().await?;
-    lab.wait_ready(TO, &[]).await?;
-    lab.start_rollout(TO, &CANARY).await
+    lab.wait_ready(TO, &more).await?;
+    lab.start_rollout(TO, &more).await
+}
+
+/// Every cluster-wide effect is undone: the coordinator says so, and each DolphinDB controller.
+async fn nothing_is_owed(lab: &Lab) -> anyhow::Result<()> {
+    wait::until("the debts to be paid", NOTICE_LIMIT, || async {
+        let shown = lab.cli(&["hold", "show"]).await.map_err(|error| format!("{error:#}"))?;
+        let shown = suite::words(&shown);
+        if shown.contains("to be undone") { Err(shown) } else { Ok(()) }
+    })
+    .await?;
+    for node in lab.cluster().with_role(Role::Controller) {
+        let alias = node.alias();
+        let interval = lab.ddb(alias)?.number("getDatanodeRestartInterval()").await?;
+        ensure!(interval == RESTART_INTERVAL_S, "`{alias}` restarts data nodes after {interval} s");
+    }
+    Ok(())
 }
 
 /// Drives a rollout through its cells; everything must end well. Nodes of the host that was
@@ -85,6 +72,7 @@ async fn end_well(lab: &Lab, run: Run) -> anyhow::Result<()> {
     let (id, halts) = matrix::drive(lab, run, start).await?;
     let seen = observer.stop();
     lab.ensure_succeeded(&id, TO, &seen).await?;
+    nothing_is_owed(lab).await?;
     let expected = usize::from(undone.is_some());
     ensure!(halts >= expected, "the upgrade that somebody spoilt did not fail");
     suite::say(&format!("{halts} halts"));
@@ -94,38 +82,6 @@ async fn end_well(lab: &Lab, run: Run) -> anyhow::Result<()> {
     let nodes = lab.cluster().nodes.iter().filter(|node| Some(node.host) == undone);
     let others: BTreeMap<&str, usize> = nodes.map(|node| (node.alias(), 3)).collect();
     lab.ensure_restarts(&seen, 2, &others)
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn agents_killed_in_every_step_and_in_undoing_one_are_started_again() {
-    suite::in_lab(&options(), async |lab| {
-        let hosts = lab.order().await?;
-        let mut first = Places::of(Victim::Agent, in_each_step(true));
-        first.left.extend(on_the_way_back());
-        first.sabotage = Some(SPOIL_AT.to_owned());
-        let others = [
-            Places::of(Victim::Agent, in_each_step(false)),
-            Places::of(Victim::Agent, in_between()),
-        ];
-        let run = hosts.into_iter().zip([first].into_iter().chain(others)).collect();
-        end_well(lab, Run { hosts: run, shared: Vec::new() }).await
-    })
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_coordinator_killed_in_every_step_alone_or_with_the_agent_comes_back() {
-    suite::in_lab(&options(), async |lab| {
-        let hosts = lab.order().await?;
-        let places = [
-            Places::of(Victim::Coordinator, in_each_step(true)),
-            Places::of(Victim::Coordinator, in_each_step(false)),
-            Places::of(Victim::Both, in_each_step(true)),
-        ];
-        let run = hosts.into_iter().zip(places).collect();
-        end_well(lab, Run { hosts: run, shared: Vec::new() }).await
-    })
-    .await;
 }
 
 /// The matrix in the documentation is the one that is tested.
@@ -187,20 +143,17 @@ async fn complete(victim: Victim) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "some two hundred kills take minutes: the gate tries a selection of these very cells, and docs/develop/testing.md has the command for all"]
-async fn complete_matrix_of_the_agent() {
+async fn agents_killed_at_every_place_are_started_again() {
     complete(Victim::Agent).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "some two hundred kills take minutes: the gate tries a selection of these very cells, and docs/develop/testing.md has the command for all"]
-async fn complete_matrix_of_the_coordinator() {
+async fn the_coordinator_killed_at_every_place_comes_back() {
     complete(Victim::Coordinator).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "some two hundred kills take minutes: the gate tries a selection of these very cells, and docs/develop/testing.md has the command for all"]
-async fn complete_matrix_of_both() {
+async fn both_killed_at_every_place_come_back() {
     complete(Victim::Both).await;
 }
 

@@ -4,8 +4,7 @@
 //!
 //! Could run on a real cluster, but for the written scripts.
 
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::PathBuf;
 
 use anyhow::{Context, ensure};
 use grayfin_types::status::{RolloutState, RolloutStatus};
@@ -13,48 +12,12 @@ use grayfin_types::step::SequenceState;
 use integration_tests::suite::{self, CANARY, Changed, FROM, TO};
 use integration_tests::{Lab, Options, Target, wait};
 
-/// For a command on a host that ends at once.
-const COMMAND_LIMIT: Duration = Duration::from_secs(20);
 /// What a script that does not end is given; the good one takes a second.
 const UPGRADE_LIMIT: &str = "upgrade_timeout_ms=8000";
 
 fn options(policy: &[&str]) -> Options {
     let policy_cfg = policy.iter().map(|line| (*line).to_owned()).collect();
     Options { version: FROM.to_owned(), policy_cfg, ..Options::default() }
-}
-
-/// Runs a shell command on a host, in its mount namespace.
-async fn shell(lab: &Lab, host: u8, command: &str) -> anyhow::Result<()> {
-    let host = lab.host(host)?;
-    let folder = lab.paths().agent(&host.name);
-    let done = lab.run_on(host, folder, &["bash", "-c", command], COMMAND_LIMIT).await?;
-    ensure!(done.is_success(), "`{command}` on `{}`: {done:?}", host.name);
-    Ok(())
-}
-
-/// Puts a small volume over a folder of a host, with what the folder holds.
-async fn small_volume(lab: &Lab, host: u8, folder: &Path, kib: u32) -> anyhow::Result<()> {
-    let path = folder.display();
-    shell(
-        lab,
-        host,
-        &format!(
-            "set -e; mkdir -p {path}.under; mount --bind {path} {path}.under; \
-             mount -t tmpfs -o size={kib}k none {path}; cp -a {path}.under/. {path}/"
-        ),
-    )
-    .await
-}
-
-/// Takes a volume away again, with what was written to it.
-async fn without_volume(lab: &Lab, host: u8, folder: &Path) -> anyhow::Result<()> {
-    let path = folder.display();
-    shell(
-        lab,
-        host,
-        &format!("set -e; umount -l {path}; umount -l {path}.under; rmdir {path}.under"),
-    )
-    .await
 }
 
 /// Waits until a rollout is halted, and returns what it says: it must name all of these.
@@ -83,12 +46,12 @@ fn server(lab: &Lab, host: u8) -> anyhow::Result<PathBuf> {
 async fn full_at_backup(lab: &Lab, id: &str, host: u8) -> anyhow::Result<()> {
     lab.wait_agent_stands(host).await?;
     let folder = backups(lab, host)?;
-    small_volume(lab, host, &folder, 64).await?;
+    lab.small_volume(host, &folder, 64).await?;
     lab.agent_goes_on(host).await?;
     let name = &lab.host(host)?.name;
     halted(lab, id, &[name, "Backup", "DiskTooSmall", "backups"]).await?;
     lab.wait_runs(host, FROM).await?;
-    without_volume(lab, host, &folder).await?;
+    lab.without_volume(host, &folder).await?;
     lab.retry(id).await
 }
 
@@ -97,12 +60,12 @@ async fn full_at_backup(lab: &Lab, id: &str, host: u8) -> anyhow::Result<()> {
 async fn read_only_at_upgrade(lab: &Lab, id: &str, host: u8) -> anyhow::Result<()> {
     lab.wait_agent_stands(host).await?;
     let path = server(lab, host)?.display().to_string();
-    shell(lab, host, &format!("mount --bind {path} {path} && mount -o remount,ro,bind {path}"))
+    lab.shell(host, &format!("mount --bind {path} {path} && mount -o remount,ro,bind {path}"))
         .await?;
     lab.agent_goes_on(host).await?;
     let name = &lab.host(host)?.name;
     halted(lab, id, &[name, "Read-only file system", "first_start: false"]).await?;
-    shell(lab, host, &format!("umount -l {path}")).await?;
+    lab.shell(host, &format!("umount -l {path}")).await?;
     // What failed was the undoing: it is tried again first, and then the host as a whole.
     let done = lab.cli(&["rollout", "rollback-host", id, "--reason", "it can be written"]).await?;
     ensure!(done.code == Some(0), "{}", suite::words(&done));
@@ -121,11 +84,11 @@ async fn source_changes(lab: &Lab, id: &str, host: u8) -> anyhow::Result<()> {
     lab.wait_agent_stands(host).await?;
     let file = server(lab, host)?.join("clusterDemo/config/notes.txt").display().to_string();
     let write = format!("(while [ ! -e {file}.enough ]; do date +%N >> {file}; done) &");
-    shell(lab, host, &format!("rm -f {file}.enough; {write}")).await?;
+    lab.shell(host, &format!("rm -f {file}.enough; {write}")).await?;
     lab.agent_goes_on(host).await?;
     let name = &lab.host(host)?.name;
     halted(lab, id, &[name, "Backup", "notes.txt"]).await?;
-    shell(lab, host, &format!("touch {file}.enough")).await?;
+    lab.shell(host, &format!("touch {file}.enough")).await?;
     lab.wait_runs(host, FROM).await?;
     lab.retry(id).await
 }
@@ -136,16 +99,12 @@ async fn full_before_the_hold(lab: &Lab, hosts: &[u8]) -> anyhow::Result<()> {
     let host = hosts[1];
     let state = lab.paths().agent(&lab.host(host)?.name).join("state");
     lab.kill(&Target::Agent(host)).await?;
-    small_volume(lab, host, &state, 80 << 10).await?;
+    lab.small_volume(host, &state, 80 << 10).await?;
     let places = ["act.execute.upgrade.before".to_owned()];
     lab.restart_agent_with_stops(host, &places).await?;
     lab.wait_hosts_connected().await?;
     // What `preflight` sees, and that it is gone when somebody has made room.
-    let full = format!(
-        "dd if=/dev/zero of={0}/filler bs=1k count=99999 2>/dev/null; test -e {0}/filler",
-        state.display()
-    );
-    shell(lab, host, &full).await?;
+    lab.fill(host, &state).await?;
     let name = lab.host(host)?.name.clone();
     wait::until("`preflight` to see the full volume", suite::NOTICE_LIMIT, || async {
         let answer = lab.preflight(TO, &CANARY).await.map_err(|error| format!("{error:#}"))?;
@@ -157,7 +116,7 @@ async fn full_before_the_hold(lab: &Lab, hosts: &[u8]) -> anyhow::Result<()> {
         }
     })
     .await?;
-    shell(lab, host, &format!("rm {}/filler", state.display())).await
+    lab.make_room(host, &state).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,7 +10,10 @@ use grayfin_proto::{document, v1};
 use grayfin_types::{ClusterId, OrderNumber, plan::CanaryOrder, status::CanaryStatus};
 
 use super::{Link, ports::Canary};
-use crate::{ledger, runner::trust};
+use crate::{
+    ledger,
+    runner::{Trust, trust},
+};
 
 /// Reports to orders are kept, and made again after a restart, for this many orders of a cluster:
 /// the coordinator has a stop and a check outstanding at most, each perhaps repeated once.
@@ -21,13 +24,15 @@ const OWED_MAX: usize = 4;
 pub struct CanaryLoop<C> {
     canary: Arc<C>,
     link: Arc<Link>,
-    /// The writer's order that was started in this life.
-    started: BTreeMap<ClusterId, OrderNumber>,
+    /// The writers' orders that were started in this life.
+    started: BTreeMap<ClusterId, (OrderNumber, CanaryOrder)>,
 }
 
 /// The next thing to do.
 enum Next {
     Start(ClusterId, OrderNumber, CanaryOrder),
+    /// The ledger does not want this writer any more, and no order stopped it: the host was readmitted.
+    End(ClusterId),
     Owed(ClusterId, OrderNumber, CanaryTask),
     Forget(ClusterId, OrderNumber),
 }
@@ -41,15 +46,25 @@ impl<C: Canary> CanaryLoop<C> {
     /// Runs until the ledger takes no more.
     pub async fn run(mut self) -> Result<(), ledger::Error> {
         let mut changed = self.link.ledger.watch();
-        let trust = self.link.trust();
+        let mut trust = self.link.trust();
         if self.next().is_some() {
             trust::settled(&trust).await;
         }
         loop {
             changed.borrow_and_update();
+            if *trust.borrow_and_update() == Trust::Amnesic {
+                // What an old ledger says is not to be done, and not to be gone on with either.
+                while let Some(cluster) = self.started.keys().next().cloned() {
+                    self.end(&cluster).await;
+                }
+            }
             trust::not_amnesic(&trust).await;
             let Some(next) = self.next() else {
-                if changed.changed().await.is_err() {
+                let more = tokio::select! {
+                    more = changed.changed() => more,
+                    more = trust.changed() => more,
+                };
+                if more.is_err() {
                     return Ok(());
                 }
                 continue;
@@ -57,8 +72,9 @@ impl<C: Canary> CanaryLoop<C> {
             match next {
                 Next::Start(cluster, number, order) => {
                     self.canary.start(&cluster, &order).await;
-                    self.started.insert(cluster, number);
+                    self.started.insert(cluster, (number, order));
                 }
+                Next::End(cluster) => self.end(&cluster).await,
                 Next::Owed(cluster, number, task) => {
                     let (order, status) = match task {
                         CanaryTask::Stop(order) => {
@@ -81,6 +97,15 @@ impl<C: Canary> CanaryLoop<C> {
         }
     }
 
+    /// Ends a writer that nobody asks about.
+    async fn end(&mut self, cluster: &ClusterId) {
+        if let Some((_, order)) = self.started.remove(cluster) {
+            tracing::warn!(%cluster, rollout = %order.rollout, epoch = order.epoch, "the canary's writer is of an old ledger: it ends");
+            // Its journal stays: rows are read back from there if anybody asks.
+            drop(self.canary.stop(cluster, &order).await);
+        }
+    }
+
     fn next(&self) -> Option<Next> {
         self.link.ledger.state(|state| {
             for (cluster, known) in &state.clusters {
@@ -96,12 +121,14 @@ impl<C: Canary> CanaryLoop<C> {
                     }
                 }
                 if let Some((number, order)) = &known.canary
-                    && self.started.get(cluster) != Some(number)
+                    && self.started.get(cluster).map(|(started, _)| started) != Some(number)
                 {
                     return Some(Next::Start(cluster.clone(), *number, order.clone()));
                 }
             }
-            None
+            let wanted = |cluster| state.cluster(cluster).is_some_and(|it| it.canary.is_some());
+            let unwanted = self.started.keys().find(|cluster| !wanted(cluster));
+            unwanted.map(|cluster| Next::End(cluster.clone()))
         })
     }
 }

@@ -203,9 +203,11 @@ fn refusable<T>(
 fn read(wire: &v1::Order) -> Result<Order, String> {
     let text = |e: &dyn std::fmt::Display| e.to_string();
     let document = wire.document.as_ref();
-    let plan = || document::read("plan", document).map(Box::new).map_err(|e| text(&e));
-    let canary = || document::read("canary order", document).map_err(|e| text(&e));
-    let kind = v1::OrderKind::try_from(wire.kind).map_err(|e| text(&e))?;
+    let plan = || document::read("plan", document).map(Box::new).map_err(|e| unread(&e));
+    let canary = || document::read("canary order", document).map_err(|e| unread(&e));
+    let kind = v1::OrderKind::try_from(wire.kind).map_err(|_| {
+        format!("orders of kind {} are not known to this host agent: upgrade it", wire.kind)
+    })?;
     let task = match kind {
         v1::OrderKind::Stage => Task::Stage { plan: plan()? },
         v1::OrderKind::Run => Task::Run { plan: plan()? },
@@ -217,7 +219,7 @@ fn read(wire: &v1::Order) -> Result<Order, String> {
         v1::OrderKind::CanaryStop => Task::CanaryStop { canary: canary()? },
         v1::OrderKind::CanaryCheck => Task::CanaryCheck { canary: canary()? },
         v1::OrderKind::PayDebt => {
-            let debt = document::read("debt order", document).map_err(|e| text(&e))?;
+            let debt = document::read("debt order", document).map_err(|e| unread(&e))?;
             Task::Debt { debt, failed: None }
         }
         v1::OrderKind::Unspecified => return Err("the order has no kind".to_owned()),
@@ -230,6 +232,16 @@ fn read(wire: &v1::Order) -> Result<Order, String> {
         rollout: wire.rollout.parse().map_err(|e| text(&e))?,
         task,
     })
+}
+
+/// Says why a document of an order cannot be read.
+fn unread(error: &document::Error) -> String {
+    let mut words = crate::files::chain(error);
+    if matches!(error, document::Error::Malformed { .. }) {
+        // A field or a word of a newer coordinator must not be passed over: it may be a limit.
+        words.push_str("; if the coordinator is newer, upgrade this host agent");
+    }
+    words
 }
 
 fn bad_request(why: String) -> Refusal {

@@ -51,7 +51,11 @@ fn launch() -> io::Result<ExitCode> {
     leave_session();
     match order.manner {
         Manner::Detached { output } => {
-            let file = fs::OpenOptions::new().append(true).create(true).open(output)?;
+            let to = |path: &std::path::Path| {
+                fs::OpenOptions::new().append(true).create(true).open(path)
+            };
+            // A node is not left down because there is no room for its words.
+            let file = to(&output).or_else(|_| to("/dev/null".as_ref()))?;
             let mut child = Command::new("/proc/self/exe");
             child.arg0("grayfin-agent").arg(BECOME).stdin(Stdio::piped());
             child.stdout(file.try_clone()?).stderr(file);

@@ -37,6 +37,7 @@ pub(super) async fn run<T: Send + 'static>(
     let mut tasks = JoinSet::new();
     tasks.spawn(call);
     let mut give_up = ctx.deadline() + GRACE;
+    let mut given_up = false;
     let ended = loop {
         // An undo is not turned round again.
         if !ctx.undoes() && ledger.state(&turned) && stop.asked().is_none() {
@@ -50,6 +51,7 @@ pub(super) async fn run<T: Send + 'static>(
                 give_up = give_up.min(Instant::now() + GRACE);
             }
             () = tokio::time::sleep_until(give_up) => {
+                given_up = true;
                 tasks.abort_all();
                 break tasks.join_next().await;
             }
@@ -60,6 +62,11 @@ pub(super) async fn run<T: Send + 'static>(
             }
         }
     };
+    if matches!(&ended, Some(Err(e)) if e.is_cancelled()) && !given_up {
+        // Nobody gave it up: this process was told to end, and its runtime takes no more tasks. That
+        // says nothing about the step; the next life finds out.
+        std::future::pending::<()>().await;
+    }
     if tokio::time::timeout(QUIET_MAX, ctx.quiet()).await.is_err() {
         return Err(Fatal::Stuck { step });
     }
@@ -177,6 +184,37 @@ mod tests {
         }
         drop(end);
         assert!(acting.await.unwrap().is_ok());
+    }
+
+    /// The host agent is told to end just as a step begins: nothing may be written about the step then.
+    #[test]
+    fn a_step_that_the_end_of_the_process_cuts_off_is_not_judged() {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
+        let (begin, begun) = std::sync::mpsc::channel();
+        let (go_on, goes_on) = std::sync::mpsc::channel();
+        let (say, said) = std::sync::mpsc::channel();
+        runtime.spawn(async move {
+            begin.send(()).unwrap();
+            goes_on.recv().unwrap();
+            let (ctx, stop) = context();
+            let done = async { Ok(Seen::default()) };
+            say.send(act(&ctx, &stop, false, done).await.unwrap()).unwrap();
+        });
+        let (alive, dropped) = std::sync::mpsc::channel::<()>();
+        runtime.spawn(async move {
+            let _alive = alive;
+            std::future::pending::<()>().await;
+        });
+        begun.recv().unwrap();
+        runtime.shutdown_background();
+        // The other worker has closed the runtime when it drops what waits there.
+        assert!(dropped.recv().is_err());
+        go_on.send(()).unwrap();
+        assert_eq!(said.recv().ok(), None, "a step that never ran was judged");
     }
 
     #[tokio::test(start_paused = true)]

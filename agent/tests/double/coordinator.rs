@@ -55,6 +55,8 @@ pub struct World {
     pub leads: bool,
     pub leader_address: String,
     pub go: Go,
+    /// What comes with the answer to a go.
+    pub reasons: Option<v1::Document>,
     pub committed: u64,
     pub reports: BTreeMap<u64, Report>,
     /// Durable reports as they came, repeats included.
@@ -98,6 +100,7 @@ impl Coordinator {
             leads: true,
             leader_address: String::new(),
             go: Go::Yes,
+            reasons: None,
             committed: 0,
             prove: None,
             proofs: Vec::new(),
@@ -191,6 +194,13 @@ impl Coordinator {
         }
     }
 
+    /// Sends a message without content, which is what one of an unknown kind is when it is read.
+    pub fn send_nothing(&self) {
+        if let Some(to) = &lock(&self.shared).to {
+            to.try_send(Ok(v1::ToHost { message: None })).unwrap();
+        }
+    }
+
     /// Puts an order into the outbox and sends it.
     pub fn order<T: serde::Serialize>(
         &self,
@@ -198,15 +208,20 @@ impl Coordinator {
         token: u64,
         document: Option<&T>,
     ) -> u64 {
+        self.order_as_written(kind.into(), token, document.map(document::wrap))
+    }
+
+    /// The same with a document, and perhaps a kind, of another build.
+    pub fn order_as_written(&self, kind: i32, token: u64, document: Option<v1::Document>) -> u64 {
         let order = self.world(|world| {
             let order = v1::Order {
                 authority: Some(world.authority()),
                 cluster: CLUSTER.to_owned(),
                 number: world.next_order,
                 token,
-                kind: kind.into(),
+                kind,
                 rollout: "r1".to_owned(),
-                document: document.map(document::wrap),
+                document,
             };
             world.next_order += 1;
             world.outbox.push(order.clone());
@@ -383,7 +398,7 @@ impl Service {
                         token: asked.token,
                         request: asked.request,
                         allowed: world.go != Go::No,
-                        reasons: None,
+                        reasons: world.reasons.clone(),
                     })
                 })
             }

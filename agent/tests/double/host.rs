@@ -46,7 +46,7 @@ impl Host {
         drop(std::fs::remove_file(self.dir.join(name)));
     }
 
-    fn note(&self, file: &str, line: &str) {
+    pub fn note(&self, file: &str, line: &str) {
         let mut file = std::fs::OpenOptions::new()
             .append(true)
             .create(true)

@@ -78,6 +78,12 @@ impl Site {
         host::Host::open(&self.path().join("world"))
     }
 
+    /// What the canary was asked to do, in order.
+    pub fn birds(&self) -> Vec<String> {
+        let text = std::fs::read_to_string(self.path().join("world/birds")).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
+
     pub fn ledger(&self) -> PathBuf {
         self.path().join("state/ledger")
     }
@@ -98,6 +104,15 @@ impl Site {
     }
 }
 
+/// A site with a coordinator and a host agent that is connected.
+pub async fn connected() -> (Site, coordinator::Coordinator, RunningAgent) {
+    let site = Site::new();
+    let coordinator = coordinator::Coordinator::start(&site).await;
+    let agent = RunningAgent::start(&site.configure(&[coordinator.address()]));
+    coordinator.until("a session", |world| world.connected().then_some(())).await;
+    (site, coordinator, agent)
+}
+
 /// Serves as a host agent until it ends, with the model host in the same folder.
 pub async fn serve(config: &Path) -> Result<(), serve::Error> {
     let settings = Settings::load(config).unwrap();
@@ -106,7 +121,7 @@ pub async fn serve(config: &Path) -> Result<(), serve::Error> {
     let hands = Hands {
         executor: Arc::new(host::Host::open(&world)),
         look: Arc::new(Looker),
-        canary: |_: &Arc<Ledger>, _: mpsc::Sender<v1::CanaryReport>| Bird,
+        canary: |_: &Arc<Ledger>, _: mpsc::Sender<v1::CanaryReport>| Bird(host::Host::open(&world)),
     };
     serve::serve(Arc::new(settings), generation, hands).await
 }
@@ -207,18 +222,21 @@ impl Look for Looker {
     }
 }
 
-/// A canary that only says what it was asked for.
+/// A canary that only says what it was asked for; it notes when its writer starts and stops.
 #[derive(Debug)]
-pub struct Bird;
+pub struct Bird(host::Host);
 
 fn said(state: &str) -> CanaryStatus {
     CanaryStatus { state: state.to_owned(), ..CanaryStatus::default() }
 }
 
 impl Canary for Bird {
-    async fn start(&self, _: &ClusterId, _: &CanaryOrder) {}
+    async fn start(&self, _: &ClusterId, order: &CanaryOrder) {
+        self.0.note("birds", &format!("start {}", order.epoch));
+    }
 
-    async fn stop(&self, _: &ClusterId, _: &CanaryOrder) -> CanaryStatus {
+    async fn stop(&self, _: &ClusterId, order: &CanaryOrder) -> CanaryStatus {
+        self.0.note("birds", &format!("stop {}", order.epoch));
         said("ended")
     }
 

@@ -2,14 +2,14 @@
 
 use grayfin_types::{
     HostId, RolloutId,
-    gate::Finding,
+    gate::{Finding, Reason},
     status::{Explanation, HostPhase, RolloutState},
     step::{SequenceState, Step},
 };
 
 use crate::{
     decide::{debts::open, decide},
-    gates::{self, Input, Moment},
+    gates::{self, Gate, Input, Moment},
     order,
     state::{HostRun, Rollout, State},
     view::View,
@@ -43,7 +43,7 @@ pub fn explain(state: &State, view: &View, id: &RolloutId, now_ms: u64) -> Optio
     let in_turn = rollout.hosts.iter().find(|h| h.in_turn());
     let next = match in_turn {
         _ if rollout.state.is_final() => None,
-        Some(run) => Some((run.host.clone(), "it is in turn now".to_owned())),
+        Some(run) => Some((run.host.clone(), in_turn_now(run))),
         None => order::next(state, view, rollout, now_ms)
             .ok()
             .flatten()
@@ -54,6 +54,9 @@ pub fn explain(state: &State, view: &View, id: &RolloutId, now_ms: u64) -> Optio
     } else {
         decide(state, view, now_ms).waiting.remove(id).unwrap_or_default()
     };
+    if let Some(run) = in_turn.filter(|_| waiting.is_empty() && !rollout.state.is_final()) {
+        waiting = missed_at_work(state, view, rollout, run, now_ms);
+    }
     if rollout.state == RolloutState::Halted || rollout.state.is_final() {
         // While a failed host is held, or after a break, they are still to be paid (S10).
         let own = state.debts.iter().filter(|debt| &debt.rollout == id);
@@ -72,6 +75,43 @@ pub fn explain(state: &State, view: &View, id: &RolloutId, now_ms: u64) -> Optio
             .unwrap_or_default(),
         commands: ways::commands(state, rollout),
     })
+}
+
+fn in_turn_now(run: &HostRun) -> String {
+    match &run.phase {
+        HostPhase::Working { step } => {
+            format!("it is in turn now: its host agent works at step `{step}`")
+        }
+        HostPhase::Waiting
+        | HostPhase::Staged
+        | HostPhase::Granting
+        | HostPhase::Recovering
+        | HostPhase::Closing
+        | HostPhase::Done
+        | HostPhase::Skipped
+        | HostPhase::Failed => "it is in turn now".to_owned(),
+    }
+}
+
+/// What a host agent at work cannot do without and does not have, as seen from here; its own words
+/// come with the end of the step. It stops and starts data nodes through the leading DolphinDB
+/// controller, and a host has joined when its nodes answer and follow a leader.
+fn missed_at_work(
+    state: &State,
+    view: &View,
+    rollout: &Rollout,
+    run: &HostRun,
+    now_ms: u64,
+) -> Vec<Reason> {
+    let HostPhase::Working { step } = &run.phase else { return Vec::new() };
+    let needed: &[Gate] = match step {
+        Step::Guard | Step::Quiesce | Step::Start => &[Gate::LeaderClear],
+        Step::Join => &[Gate::LeaderClear, Gate::NodesUp],
+        Step::Stage | Step::Stop | Step::Backup | Step::Upgrade => &[],
+    };
+    let (moment, host) = (Moment::After, Some(&run.host));
+    let input = Input::of_rollout(state, view, rollout, moment, host, now_ms);
+    gates::against(&gates::ask(needed, &input))
 }
 
 fn gates_now(

@@ -11,13 +11,10 @@ use std::{
 };
 
 use grayfin_proto::{
-    WIRE, document,
+    WIRE,
     identity::Identity,
     tls,
-    v1::{
-        self, FromHost, OrderKind, ToHost, from_host, host_agent_link_client::HostAgentLinkClient,
-        to_host,
-    },
+    v1::{self, FromHost, OrderKind, ToHost, from_host, to_host},
 };
 use grayfin_types::{
     Generation, HostId, Token,
@@ -25,10 +22,13 @@ use grayfin_types::{
 };
 use tokio::sync::{Mutex, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Status, Streaming};
+use tonic::{
+    IntoStreamingRequest, Status, Streaming, client::Grpc, codegen::http::uri::PathAndQuery,
+};
 
 use crate::{
     common::{CLUSTER, Pki},
+    dialect::{Dialect, Tongue},
     world::{World, alias, ledger},
 };
 
@@ -42,6 +42,9 @@ pub struct Fake {
     disk: Mutex<Disk>,
     /// Its sequence goes no further.
     pub stuck: AtomicBool,
+    dialect: std::sync::Mutex<Dialect>,
+    /// Another build's process took over.
+    replaced: tokio::sync::Notify,
 }
 
 #[derive(Debug, Default)]
@@ -70,14 +73,48 @@ impl Fake {
     }
 
     pub fn with(world: &Arc<World>, host: &HostId, files: tls::Files, address: &str) -> Arc<Self> {
-        Arc::new(Self {
+        Arc::new(Self::make(world, host, files, address, Dialect::Same))
+    }
+
+    /// One of another build.
+    pub fn of_build(
+        world: &Arc<World>,
+        host: &HostId,
+        pki: &Pki,
+        address: &str,
+        dialect: Dialect,
+    ) -> Arc<Self> {
+        let identity = Identity::HostAgent { host: host.clone(), generation: Generation(1) };
+        Arc::new(Self::make(world, host, pki.files(&identity), address, dialect))
+    }
+
+    fn make(
+        world: &Arc<World>,
+        host: &HostId,
+        files: tls::Files,
+        address: &str,
+        dialect: Dialect,
+    ) -> Self {
+        Self {
             host: host.clone(),
             world: Arc::clone(world),
             files,
             address: address.to_owned(),
             disk: Mutex::default(),
             stuck: AtomicBool::new(false),
-        })
+            dialect: std::sync::Mutex::new(dialect),
+            replaced: tokio::sync::Notify::new(),
+        }
+    }
+
+    fn dialect(&self) -> Dialect {
+        *self.dialect.lock().unwrap()
+    }
+
+    /// The process of another build takes its place, with the same disk.
+    pub fn replace(&self, dialect: Dialect) {
+        *self.dialect.lock().unwrap() = dialect;
+        self.replaced.notify_one();
     }
 
     /// Connects again and again, for ever.
@@ -93,7 +130,7 @@ impl Fake {
     pub fn hello(&self) -> v1::Hello {
         let machine = self.world.look(&self.host);
         v1::Hello {
-            agent_version: "0.1.0".to_owned(),
+            agent_version: self.dialect().version().to_owned(),
             wire: WIRE,
             host: self.host.to_string(),
             clusters: vec![CLUSTER.to_owned()],
@@ -120,10 +157,12 @@ impl Fake {
         let channel = self.files.channel(&self.address).unwrap();
         let (out, outgoing) = mpsc::channel(64);
         out.send(from_host(from_host::Message::Hello(hello))).await.unwrap();
-        let mut incoming = HostAgentLinkClient::new(channel)
-            .session(ReceiverStream::new(outgoing))
-            .await?
-            .into_inner();
+        let mut client = Grpc::new(channel);
+        client.ready().await.map_err(|e| Status::unavailable(e.to_string()))?;
+        let path = PathAndQuery::from_static("/grayfin.v1.HostAgentLink/Session");
+        let request = ReceiverStream::new(outgoing).into_streaming_request();
+        let mut incoming: Streaming<ToHost> =
+            client.streaming(request, path, Tongue(self.dialect())).await?.into_inner();
         match incoming.message().await? {
             Some(ToHost { message: Some(to_host::Message::Welcome(welcome)) }) => {
                 Ok((out, incoming, welcome))
@@ -137,6 +176,10 @@ impl Fake {
         if !welcome.leads {
             return Err(Status::unavailable("another one leads"));
         }
+        if self.dialect() == Dialect::Newer {
+            // A message of a kind that nobody knows here.
+            drop(out.send(FromHost { message: None }).await);
+        }
         self.resend(&out, welcome.committed_position).await;
         let goes: Arc<Mutex<BTreeMap<u64, bool>>> = Arc::default();
         let mut work = tokio::task::JoinSet::new();
@@ -149,6 +192,7 @@ impl Fake {
                     self.send_facts(&out).await;
                     continue;
                 }
+                () = self.replaced.notified() => return Ok(()),
                 message = incoming.message() => message?,
             };
             match message.and_then(|m| m.message) {
@@ -172,8 +216,8 @@ impl Fake {
         }
     }
 
-    async fn send_facts(&self, out: &Out) {
-        let facts = document::wrap(&self.world.host_facts(&self.host));
+    pub async fn send_facts(&self, out: &Out) {
+        let facts = self.dialect().wrap(&self.world.host_facts(&self.host));
         drop(out.send(from_host(from_host::Message::HostFacts(facts))).await);
     }
 
@@ -181,7 +225,7 @@ impl Fake {
         self.send_facts(out).await;
         if observe.whole_cluster {
             let facts = self.world.cluster_facts(&self.host, observe.chunks);
-            let facts = from_host::Message::ClusterFacts(document::wrap(&facts));
+            let facts = from_host::Message::ClusterFacts(self.dialect().wrap(&facts));
             drop(out.send(from_host(facts)).await);
         }
     }
@@ -199,7 +243,7 @@ impl Fake {
             cluster: request.cluster,
             token: request.token,
             promised,
-            code: if promised { String::new() } else { "GF0603".to_owned() },
+            code: if promised { String::new() } else { self.dialect().code().to_owned() },
             why: String::new(),
             ledger_position: position,
             ledger_chain: String::new(),
@@ -260,7 +304,7 @@ impl Fake {
             why: String::new(),
             ledger_position: position,
             ledger_chain: String::new(),
-            state: state.map(|s| document::wrap(&s)),
+            state: state.map(|s| self.dialect().wrap(&s)),
         }
     }
 
@@ -288,12 +332,14 @@ impl Fake {
             at_ms: 1,
         };
         disk.reports.push(report.clone());
-        drop(out.send(from_host(from_host::Message::Report(document::wrap(&report)))).await);
+        drop(out.send(from_host(from_host::Message::Report(self.dialect().wrap(&report)))).await);
     }
 
     async fn resend(&self, out: &Out, committed: u64) {
         for report in self.disk.lock().await.reports.iter().filter(|r| r.position > committed) {
-            drop(out.send(from_host(from_host::Message::Report(document::wrap(report)))).await);
+            drop(
+                out.send(from_host(from_host::Message::Report(self.dialect().wrap(report)))).await,
+            );
         }
     }
 

@@ -12,6 +12,7 @@
 mod cli;
 mod common;
 mod coordinator;
+mod dialect;
 mod fake;
 mod group;
 mod growth;
@@ -20,5 +21,6 @@ mod rollout;
 mod serve;
 mod services;
 mod store;
+mod versions;
 mod ways_out;
 mod world;

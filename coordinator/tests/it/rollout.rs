@@ -42,13 +42,13 @@ pub async fn watch(
     Ok(events)
 }
 
-fn check_gapless(events: &[Event], from: u64) {
+pub fn check_gapless(events: &[Event], from: u64) {
     let seqs: Vec<u64> = events.iter().map(|e| e.seq.0).collect();
     let end = from + u64::try_from(events.len()).unwrap();
     assert_eq!(seqs, (from..end).collect::<Vec<_>>());
 }
 
-fn is_final(events: &[Event]) -> Option<RolloutState> {
+pub fn is_final(events: &[Event]) -> Option<RolloutState> {
     match events.last()?.body {
         Body::State { state } if state.is_final() => Some(state),
         _ => None,
@@ -89,7 +89,7 @@ impl Lab {
         (running, fakes)
     }
 
-    async fn begin(&self, request_id: &str) -> String {
+    pub async fn begin(&self, request_id: &str) -> String {
         let answer = operator(&self.pki, self.port).start(wish(request_id)).await.unwrap();
         let answer = answer.into_inner();
         let plan: PlanAnswer = read(answer.answer.as_ref().unwrap());

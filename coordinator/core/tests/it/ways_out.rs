@@ -9,6 +9,7 @@ use grayfin_coordinator_core::{
 };
 use grayfin_types::{
     Code,
+    facts::Probe,
     plan::CanarySpec,
     status::{HostPhase, RolloutState},
     step::{Happened, Report, SequenceState, Step},
@@ -16,7 +17,7 @@ use grayfin_types::{
 
 use crate::{
     agent::Fault,
-    model::{NEW, OLD, host, version},
+    model::{NEW, OLD, cluster, host, version},
     steering::{code, failing, mend},
     world::World,
 };
@@ -233,6 +234,41 @@ fn explain_answers_what_holds_who_is_next_and_whether_there_is_a_way_back() {
     let explained = ask(&world);
     assert!(explained.way_back.contains("`db2` run"), "{}", explained.way_back);
     assert!(explained.next.unwrap().1.contains("in turn"));
+    world.finish(RolloutState::Succeeded);
+}
+
+/// A host agent at work says nothing of what it waits for until its step ends: what is seen from
+/// here says it.
+#[test]
+fn explain_names_what_a_host_agent_at_work_cannot_do_without() {
+    let mut world = World::started(3, CanarySpec::Off);
+    let works_at = |w: &World, wanted: Step| {
+        let hosts = &w.state.rollouts[&w.id].hosts;
+        hosts.iter().any(|run| run.phase == HostPhase::Working { step: wanted })
+    };
+    for (step, needs_a_leader) in
+        [(Step::Quiesce, true), (Step::Backup, false), (Step::Start, true), (Step::Join, true)]
+    {
+        world.until("the step began", |w| works_at(w, step));
+        let mut view = world.view.clone();
+        let facts = view.clusters.get_mut(&cluster()).unwrap().facts.as_mut().unwrap();
+        facts.value.leader = Probe::Unknown("an election is on".to_owned());
+        let explained = explain(&world.state, &view, &world.id, world.now_ms).unwrap();
+        let unclear = explained.waiting.iter().find(|r| r.code == Code::LeaderUnclear);
+        assert_eq!(unclear.is_some(), needs_a_leader, "{step}: {:?}", explained.waiting);
+        assert!(unclear.is_none_or(|r| r.evidence.contains("election")), "{unclear:?}");
+        let (next, why) = explained.next.unwrap();
+        assert!(next == host(2) && why.contains(&format!("at step `{step}`")), "{why}");
+    }
+    // It has joined when its nodes answer; which one does not is named.
+    let mut view = world.view.clone();
+    let facts = view.clusters.get_mut(&cluster()).unwrap().facts.as_mut().unwrap();
+    let Probe::Known(nodes) = &mut facts.value.nodes else { panic!("the nodes are known") };
+    let data = nodes.iter_mut().find(|node| node.spec.alias.as_str() == "node2").unwrap();
+    data.answers = Probe::Known(false);
+    let explained = explain(&world.state, &view, &world.id, world.now_ms).unwrap();
+    let down = explained.waiting.iter().any(|r| r.code == Code::NodeDown && r.subject == "node2");
+    assert!(down, "{:?}", explained.waiting);
     world.finish(RolloutState::Succeeded);
 }
 
