@@ -227,6 +227,7 @@ impl Coordinator {
             authority: Some(authority),
             cluster: CLUSTER.to_owned(),
             token,
+            held: String::new(),
         }));
     }
 
