@@ -100,7 +100,9 @@ where
         .map_err(|source| Error::StateDir { folder: settings.state_dir.clone(), source })?;
     let _locks = take_locks(&settings).await?;
     let boot_id = crate::boot::life().map_err(Error::Boot)?;
-    let ledger = Arc::new(Ledger::open(&settings.state_dir, &settings.host)?);
+    let marks = settings.installations.iter().map(|i| i.backup_dir.clone());
+    let ledger = Ledger::open(&settings.state_dir, &settings.host)?.marked(marks, generation);
+    let ledger = Arc::new(ledger);
     tracing::info!(
         host = %settings.host, config = %settings.file.display(), %generation, boot_id,
         version = env!("CARGO_PKG_VERSION"), ledger = %ledger.id(), position = ledger.position(),

@@ -137,6 +137,7 @@ async fn commands_of_an_older_or_foreign_authority_are_refused() {
             authority,
             cluster: CLUSTER.to_owned(),
             token: 9,
+            held: String::new(),
         }));
         let answer = coordinator.until("promise", |world| world.promises.pop()).await;
         assert!(!answer.promised);

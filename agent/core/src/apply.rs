@@ -4,7 +4,7 @@ mod hold;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use grayfin_types::{ClusterId, Code, OrderNumber, Token, ledger::Readmit};
+use grayfin_types::{ClusterId, Code, HostId, OrderNumber, Token, ledger::Readmit};
 
 use crate::{
     entry::{Answer, Authority, Body, Entry, Event, Order, StagingEvent, Task},
@@ -59,7 +59,9 @@ impl State {
                 }
                 self.membership = *membership;
             }
-            Body::Promised { token, authority, .. } => self.promised(*token, authority)?,
+            Body::Promised { token, authority, held, .. } => {
+                self.promised(*token, authority, held.as_ref())?;
+            }
             Body::Readmitted { readmit, authority } => self.readmitted(readmit, authority)?,
             Body::Ordered { order, answer, boot_id } => self.ordered(order, answer, boot_id)?,
             Body::Staging { cluster, number, event } => self.staging(cluster, *number, event)?,
@@ -91,11 +93,19 @@ impl State {
             // Places in a log compare only within one incarnation.
             self.membership = 0;
         }
+        if to.term > now.term && mutation::is("s2-newer-term-aborts") {
+            self.on_hold(Hold::abort);
+        }
         self.authority = Some(to.clone());
         Ok(())
     }
 
-    fn promised(&mut self, token: Token, authority: &Authority) -> Result<(), String> {
+    fn promised(
+        &mut self,
+        token: Token,
+        authority: &Authority,
+        held: Option<&HostId>,
+    ) -> Result<(), String> {
         if let Some(hold) = &self.hold
             && !mutation::is("s1-promise-while-held")
         {
@@ -104,6 +114,10 @@ impl State {
         self.raise(authority)?;
         if !mutation::is("s2-forgets-promise") {
             self.floor = self.floor.max(token);
+        }
+        if let Some(held) = held {
+            let known = self.promised_for.entry(held.clone()).or_default();
+            *known = token.max(*known);
         }
         Ok(())
     }
@@ -117,6 +131,10 @@ impl State {
         self.raise(authority)?;
         if !mutation::is("s8-readmit-without-floor") {
             self.floor = self.floor.max(readmit.floor).max(readmit.closes.unwrap_or_default());
+        }
+        // What an enrolment takes over proves nothing about the host.
+        if readmit.proven() {
+            self.own = self.own.max(self.floor);
         }
         self.hold = None;
         for (cluster, number) in &readmit.orders {
@@ -205,6 +223,7 @@ impl State {
     fn accepted(&mut self, order: &Order, boot_id: &str) {
         match &order.task {
             Task::Run { plan } => {
+                self.own = self.own.max(order.token);
                 self.hold = Some(Hold {
                     cluster: order.cluster.clone(),
                     token: order.token,
@@ -224,7 +243,10 @@ impl State {
                 });
             }
             Task::Close => {
-                self.floor = self.floor.max(order.token);
+                if !mutation::is("s3-close-forgets-token") {
+                    self.floor = self.floor.max(order.token);
+                }
+                self.own = self.own.max(order.token);
                 self.hold.take_if(|hold| hold.token == order.token);
             }
             Task::Retry => self.on_hold(Hold::retry),

@@ -56,6 +56,9 @@ pub enum Body {
         token: Token,
         /// Who asked.
         authority: Authority,
+        /// The host that is to be held under it; none from a coordinator that does not say it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        held: Option<HostId>,
     },
     /// An operator readmitted the host, its state proven (S8): the open hold is closed, the floor
     /// taken.

@@ -1,7 +1,7 @@
 //! The fence: which promises may be given and which orders are taken (S2, S3, S8).
 
 use grayfin_types::{
-    ClusterId, Code, Token,
+    ClusterId, Code, HostId, Token,
     ledger::Readmit,
     raise::Raise,
     step::{SequenceState, Step},
@@ -88,7 +88,7 @@ pub fn welcome(
                 && raise.to == asked.incarnation
                 && raise.from >= known.incarnation
         });
-        if !proven {
+        if !proven && !mutation::is("s2-raise-unproven") {
             return Err(outdated(format!(
                 "it has incarnation {}, this host agent knows {}, and no operator's signed act raises it",
                 asked.incarnation, known.incarnation
@@ -137,8 +137,15 @@ pub fn authority(state: &State, asked: &Authority) -> Result<Standing, Refusal> 
     }
 }
 
-/// Judges a request to promise that every token up to `token` will be refused here.
-pub fn promise(state: &State, asked: &Authority, cluster: &ClusterId, token: Token) -> Promise {
+/// Judges a request to promise that every token up to `token` will be refused here. `held` is the host
+/// that is to be held under it, where the coordinator says it.
+pub fn promise(
+    state: &State,
+    asked: &Authority,
+    cluster: &ClusterId,
+    token: Token,
+    held: Option<&HostId>,
+) -> Promise {
     let standing = match authority(state, asked) {
         Ok(standing) => standing,
         Err(refusal) => return Promise::Refuse(refusal),
@@ -158,10 +165,13 @@ pub fn promise(state: &State, asked: &Authority, cluster: &ClusterId, token: Tok
         );
         return Promise::Refuse(Refusal { code: Code::HoldOpen, why });
     }
-    if token <= state.floor && standing == Standing::Known {
+    let held = held.filter(|_| !mutation::is("s8-promise-names-nobody"));
+    let told = held.is_none_or(|host| state.promised_for.get(host).is_some_and(|of| *of >= token));
+    if token <= state.floor && standing == Standing::Known && told {
         return Promise::Already;
     }
-    Promise::Record(Body::Promised { cluster: cluster.clone(), token, authority: asked.clone() })
+    let (cluster, authority, held) = (cluster.clone(), asked.clone(), held.cloned());
+    Promise::Record(Body::Promised { cluster, token, authority, held })
 }
 
 /// Judges an operator's readmission that came with the welcome of `by` (S8). `amnesic` says whether

@@ -45,6 +45,15 @@ pub struct Question<'a> {
 
 /// Judges. Says in words what stays, or the first reason against it.
 pub fn judge(question: &Question<'_>) -> Result<String, Refusal> {
+    match judged(question) {
+        Err(why) if why.code == Code::FactUnknown && mutation::is("s9-guard-unknown-is-fine") => {
+            Ok(why.message)
+        }
+        judged => judged,
+    }
+}
+
+fn judged(question: &Question<'_>) -> Result<String, Refusal> {
     let Question { facts, gone, .. } = question;
     known("the leading DolphinDB controller", &facts.leader)?;
     let nodes = known("the list of nodes", &facts.nodes)?;
@@ -56,7 +65,10 @@ pub fn judge(question: &Question<'_>) -> Result<String, Refusal> {
     // The leader's view and an answer to our own probe: both.
     let alive: BTreeSet<&NodeAlias> = nodes
         .iter()
-        .filter(|n| n.up && n.answers == Probe::Known(true))
+        .filter(|n| {
+            let leaders_word = mutation::is("s9-contradiction-is-fine");
+            n.up && (n.answers == Probe::Known(true) || leaders_word)
+        })
         .map(|n| &n.spec.alias)
         .filter(|alias| !gone.contains(alias))
         .collect();
@@ -102,7 +114,8 @@ fn groups(facts: &ClusterFacts, gone: &Set<'_>, alive: &Set<'_>) -> Result<(), R
     for group in known("the list of Raft groups", &facts.raft_groups)? {
         let members: Set<'_> = group.members.iter().collect();
         let stay = members.iter().filter(|member| alive.contains(*member)).count();
-        if stay * 2 <= members.len() && members.iter().any(|member| gone.contains(member)) {
+        let sound = stay * 2 > members.len() || mutation::is("s4-groups-unchecked");
+        if !sound && members.iter().any(|member| gone.contains(member)) {
             let why = format!(
                 "{stay} of {} members of {} group `{}` would stay, a majority must",
                 members.len(),
@@ -149,7 +162,8 @@ fn capacity(
     let data = of_role(nodes, NodeRole::DataNode);
     let stay: Set<'_> = data.iter().copied().filter(|alias| alive.contains(alias)).collect();
     let words = format!("{} of {} data nodes", stay.len(), data.len());
-    if question.capacity_overridden || !data.iter().any(|alias| gone.contains(alias)) {
+    let set_aside = question.capacity_overridden || mutation::is("s4-capacity-unchecked");
+    if set_aside || !data.iter().any(|alias| gone.contains(alias)) {
         return Ok(words);
     }
     let factor = *known("dfsReplicationFactor", &question.facts.replication_factor)?;

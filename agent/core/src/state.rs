@@ -35,6 +35,12 @@ pub struct State {
     pub hold: Option<Hold>,
     /// The last readmission (S8).
     pub readmitted: Option<String>,
+    /// The largest token that this ledger accounts for: opened or closed here, or below the floor of a
+    /// readmission. A host that was held under a larger one has lost its ledger (S8).
+    pub own: Token,
+    /// The largest token promised away for each host that was to be held under it. Coordinators whose
+    /// state was put back learn from it which host may be disturbed (S2, S8).
+    pub promised_for: BTreeMap<HostId, Token>,
     /// Per cluster.
     pub clusters: BTreeMap<ClusterId, Cluster>,
 }
@@ -255,6 +261,7 @@ impl Hold {
             && match self.wanted {
                 Wanted::Nothing => false,
                 Wanted::Abort if mutation::is("commitment-abort-goes-on") => false,
+                Wanted::Abort if mutation::is("commitment-abort-turns-late") => true,
                 Wanted::Abort => !self.first_start && !self.begun(Step::Upgrade),
                 Wanted::Undo => !self.first_start,
             }

@@ -17,7 +17,7 @@ use grayfin_types::{
 
 fn promise(driver: &mut Driver, token: u64) -> Result<(), Code> {
     let cluster = CLUSTER.parse().unwrap();
-    match fence::promise(&driver.state, &authority(1, 1), &cluster, Token(token)) {
+    match fence::promise(&driver.state, &authority(1, 1), &cluster, Token(token), None) {
         Promise::Record(body) => {
             driver.write(body);
             Ok(())
@@ -46,6 +46,53 @@ fn a_promise_closes_the_way_to_every_token_up_to_it() {
     assert_eq!(promise(&mut driver, 7), Err(Code::HoldOpen), "up is not closed");
     assert!(driver.order(6, Task::Close));
     assert_eq!(promise(&mut driver, 7), Ok(()));
+}
+
+#[test]
+fn a_promise_says_for_which_host_it_was_given() {
+    let mut driver = Driver::default();
+    let cluster = CLUSTER.parse().unwrap();
+    let ask = |driver: &mut Driver, token, held: &str| {
+        let held = held.parse().unwrap();
+        match fence::promise(&driver.state, &authority(1, 1), &cluster, Token(token), Some(&held)) {
+            Promise::Record(body) => driver.write(body),
+            Promise::Already => {}
+            Promise::Refuse(refusal) => panic!("{refusal:?}"),
+        }
+        driver.entries.len()
+    };
+    let first = ask(&mut driver, 5, "db2");
+    assert_eq!(ask(&mut driver, 5, "db2"), first, "again");
+    // The same token for another host: a clone of the coordinators allotted it too.
+    assert_eq!(ask(&mut driver, 5, "db3"), first + 1);
+    ask(&mut driver, 9, "db3");
+    let known: Vec<_> =
+        driver.state.promised_for.iter().map(|(host, token)| (host.as_str(), token.0)).collect();
+    assert_eq!(known, [("db2", 5), ("db3", 9)]);
+    assert_eq!(driver.state.own, Token(0), "a promise is no hold");
+}
+
+#[test]
+fn a_ledger_accounts_for_what_was_opened_closed_or_readmitted_here() {
+    let mut driver = Driver::running();
+    assert_eq!(driver.state.own, Token(5));
+    driver.finish_well();
+    assert!(driver.order(5, Task::Close));
+    let readmit = |act: &str, floor, forget| grayfin_types::ledger::Readmit {
+        act: act.to_owned(),
+        floor: Token(floor),
+        closes: None,
+        orders: [].into(),
+        forget,
+    };
+    let authority = authority(1, 1);
+    driver.write(Body::Readmitted {
+        readmit: readmit("enrolment 2", 8, false),
+        authority: authority.clone(),
+    });
+    assert_eq!((driver.state.floor, driver.state.own), (Token(8), Token(5)), "it proves nothing");
+    driver.write(Body::Readmitted { readmit: readmit("act", 9, true), authority });
+    assert_eq!(driver.state.own, Token(9));
 }
 
 #[test]
@@ -81,7 +128,7 @@ fn authorities_only_ever_grow() {
         late.authority = old.clone();
         assert!(matches!(fence::order(&driver.state, &late, "b"), Verdict::Refuse(_)));
         let cluster = CLUSTER.parse().unwrap();
-        let asked = fence::promise(&driver.state, &old, &cluster, Token(9));
+        let asked = fence::promise(&driver.state, &old, &cluster, Token(9), None);
         assert!(matches!(asked, Promise::Refuse(_)));
         assert!(!driver.try_write(Body::Raised { authority: old }));
     }

@@ -146,7 +146,7 @@ fn live(script: &[Happens]) -> Driver {
             Happens::Promise { token } => {
                 let cluster = common::CLUSTER.parse().unwrap();
                 let asked =
-                    fence::promise(&driver.state, &authority(1, 1), &cluster, Token(*token));
+                    fence::promise(&driver.state, &authority(1, 1), &cluster, Token(*token), None);
                 if let Promise::Record(body) = asked {
                     assert!(driver.state.hold.is_none(), "a promise with an open hold");
                     driver.write(body);

@@ -5,6 +5,7 @@
 
 mod lock;
 mod log;
+mod mark;
 mod peek;
 mod port;
 pub mod testing;
@@ -20,11 +21,12 @@ use std::{
 
 use grayfin_agent_core::{Body, Entry, Illegal, State, fold, report};
 use grayfin_proto::clock;
-use grayfin_types::{Code, HostId, LedgerId, ledger::LedgerMark, step::Report};
+use grayfin_types::{Code, Generation, HostId, LedgerId, ledger::LedgerMark, step::Report};
 use tokio::sync::watch;
 
 pub use lock::Locks;
 use log::Log;
+use mark::Marks;
 pub use peek::peek;
 pub use port::{RealFile, Storage};
 
@@ -159,6 +161,7 @@ pub struct Ledger {
 
 struct Inner {
     log: Log<Box<dyn Storage>>,
+    marks: Marks,
     state: State,
     recent: VecDeque<Report>,
     /// Entries up to this one may have reports that are not in `recent`.
@@ -210,13 +213,34 @@ impl Ledger {
             let (file, found) = (file.to_owned(), found.to_string());
             return Err(Error::Stranger { file, found, own: host.clone() });
         }
-        let mut inner = Inner { log: opened.log, state, recent: VecDeque::new(), forgotten: 0 };
+        let (marks, recent) = (Marks::default(), VecDeque::new());
+        let mut inner = Inner { log: opened.log, marks, state, recent, forgotten: 0 };
         for (position, entry) in (1u64..).zip(&opened.entries) {
             let chain = inner.log.chain_at(position);
             inner.remember(host, position, &chain, entry);
         }
         let position = watch::Sender::new(inner.state.position);
         Ok(Self { inner: Mutex::new(inner), position, host: host.clone(), id })
+    }
+
+    /// Has its length marked in these folders too, and compares it with what is marked there (S8).
+    #[must_use]
+    pub fn marked(
+        self,
+        folders: impl IntoIterator<Item = PathBuf>,
+        generation: Generation,
+    ) -> Self {
+        {
+            let inner = &mut *self.inner();
+            let chain_at = |position| inner.log.chain_at(position);
+            inner.marks = Marks::open(&self.host, folders, generation, self.id.as_str(), chain_at);
+        }
+        self
+    }
+
+    /// Says why it cannot be the newest ledger of this host, if a mark outside its folder shows that.
+    pub fn lost(&self) -> Option<String> {
+        self.inner().marks.lost.clone()
     }
 
     /// Returns the random id (S8).
@@ -276,6 +300,7 @@ impl Ledger {
             }
         };
         let chain = inner.log.chain_at(position);
+        inner.marks.reached(self.id.as_str(), position, &chain, &entry.body);
         inner.remember(&self.host, position, &chain, &entry);
         drop(inner);
         self.position.send_replace(position);

@@ -13,14 +13,14 @@ fn promised(token: u64) -> Body {
     let cluster: ClusterId = "trade".parse().unwrap();
     let authority =
         Authority { group: "g".to_owned(), incarnation: Incarnation(1), term: Term(token) };
-    Body::Promised { cluster, token: Token(token), authority }
+    Body::Promised { cluster, token: Token(token), authority, held: None }
 }
 
 /// A promise for a cluster with a long name: several sectors.
 fn long(token: u64) -> Body {
     let Body::Promised { cluster, authority, .. } = promised(token) else { unreachable!() };
     let authority = Authority { group: "g".repeat(2000), ..authority };
-    Body::Promised { cluster, token: Token(token), authority }
+    Body::Promised { cluster, token: Token(token), authority, held: None }
 }
 
 fn floor(ledger: &Ledger) -> u64 {

@@ -110,6 +110,7 @@ impl Link {
     ) -> (Arc<Self>, LinkLoop) {
         let (passing, passing_queue) = mpsc::channel(PASSING_MAX);
         let (canary, canary_queue) = mpsc::channel(PASSING_MAX);
+        let trust = if ledger.lost().is_some() { Trust::Amnesic } else { Trust::Unknown };
         let link = Arc::new(Self {
             settings,
             ledger,
@@ -117,7 +118,7 @@ impl Link {
             boot_id,
             session_id: uuid::Uuid::new_v4().to_string(),
             connected: watch::Sender::new(None),
-            trust: watch::Sender::new(Trust::Unknown),
+            trust: watch::Sender::new(trust),
             wish: watch::Sender::new(None),
             gos: Mutex::default(),
             numbers: AtomicU64::new(uuid::Uuid::new_v4().as_u64_pair().0 >> 1),

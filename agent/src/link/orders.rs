@@ -5,7 +5,7 @@ use grayfin_agent_core::{
     fence::{self, Promise, Refusal, Verdict},
 };
 use grayfin_proto::{document, v1};
-use grayfin_types::{Code, Incarnation, OrderNumber, Term, Token};
+use grayfin_types::{Code, HostId, Incarnation, OrderNumber, Term, Token};
 
 use crate::ledger::{self, HOLD_ROOM, Ledger};
 
@@ -33,8 +33,10 @@ pub(super) fn promise(
         match asked.cluster.parse() {
             Ok(cluster) => {
                 let by = authority(asked.authority.as_ref());
+                // None from an older coordinator.
+                let held = HostId::new(asked.held).ok();
                 refusable(ledger.decide(|state| {
-                    match fence::promise(state, &by, &cluster, token) {
+                    match fence::promise(state, &by, &cluster, token, held.as_ref()) {
                         Promise::Record(body) => (Some(body), Ok(())),
                         Promise::Already => (None, Ok(())),
                         Promise::Refuse(refusal) => (None, Err(refusal)),

@@ -8,7 +8,7 @@ use grayfin_proto::{
     v1::{self, from_host, host_agent_link_client::HostAgentLinkClient, to_host},
 };
 use grayfin_types::{
-    Code,
+    Code, HostId, Token,
     ledger::Readmit,
     raise::{Raise, SignedRaise},
 };
@@ -150,6 +150,7 @@ impl<'a, L: Look> Session<'a, L> {
         let link = self.link;
         let clusters = link.settings.installations.iter().map(|i| &i.cluster);
         let mark = link.ledger.mark(None);
+        let lost = link.ledger.lost().unwrap_or_default();
         link.ledger.state(|state| v1::Hello {
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             wire: WIRE,
@@ -169,6 +170,9 @@ impl<'a, L: Look> Session<'a, L> {
                 })
                 .collect(),
             session_id: link.session_id.clone(),
+            own_token: state.own.0,
+            promised_for: state.promised_for.iter().map(promised_for).collect(),
+            ledger_lost: lost,
         })
     }
 
@@ -190,7 +194,9 @@ impl<'a, L: Look> Session<'a, L> {
             self.broken(format!("{}: refused: {}", refusal.code, refusal.why))
         })?;
         // The entry that was just made must not hide that the ledger is an old copy.
-        self.amnesic = welcome.committed_position > before || !welcome.amnesic.is_empty();
+        self.amnesic = welcome.committed_position > before
+            || !welcome.amnesic.is_empty()
+            || self.link.ledger.lost().is_some();
         let trust = if self.amnesic { Trust::Amnesic } else { Trust::Confirmed };
         if self.amnesic {
             tracing::error!(
@@ -378,6 +384,10 @@ impl<'a, L: Look> Session<'a, L> {
             self.looks.ask(&installation.cluster, Ask::Cluster { chunks: wanted.chunks });
         }
     }
+}
+
+fn promised_for((host, token): (&HostId, &Token)) -> v1::PromisedFor {
+    v1::PromisedFor { host: host.to_string(), token: token.0 }
 }
 
 fn connected(link: &Link, to: &mpsc::Sender<v1::FromHost>, channel: &Channel) -> Connected {

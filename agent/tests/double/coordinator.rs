@@ -242,6 +242,7 @@ impl Coordinator {
             authority: Some(authority),
             cluster: CLUSTER.to_owned(),
             token,
+            held: String::new(),
         }));
     }
 

@@ -54,7 +54,11 @@ pub fn go(state: &State, view: &View, ask: &Ask, now_ms: u64) -> Answer {
         let why = no_go(ask, "no hold with this token is in force on this host");
         return Answer { allowed: false, reasons: vec![why], wait: false, record: None };
     };
-    let reasons = judge(state, view, held, rollout, ask, now_ms);
+    let amnesic = state.hosts.get(&ask.host).and_then(|e| e.amnesic.as_ref());
+    let reasons = match amnesic {
+        Some(why) => vec![no_go(ask, &format!("its host agent may only look: {why}"))],
+        None => judge(state, view, held, rollout, ask, now_ms),
+    };
     let record = Cmd::Go(GoDecided {
         rollout: rollout.id.clone(),
         host: ask.host.clone(),
@@ -85,6 +89,9 @@ fn judge(
     now_ms: u64,
 ) -> Vec<Reason> {
     match rollout.state {
+        RolloutState::Paused if mutation::is("commitment-pause-stops-host") => {
+            return vec![no_go(ask, "the rollout is paused")];
+        }
         RolloutState::Running | RolloutState::Paused => {}
         RolloutState::Aborting if mutation::is("commitment-go-while-aborting") => {}
         RolloutState::Aborting => {

@@ -22,6 +22,9 @@ const WHY_MAX: usize = 4_096;
 /// More clusters on one machine are a mistake or an attack.
 const CLUSTERS_MAX: usize = 64;
 
+/// More hosts of one cluster are one, too.
+const HELD_MAX: usize = 4_096;
+
 /// More nodes in one request for a go are one, too.
 const NODES_MAX: usize = 1_024;
 
@@ -102,6 +105,9 @@ impl Peer {
             floor: fences.values().map(|fence| fence.floor).max().unwrap_or_default(),
             open_hold: fences.values().find_map(|fence| fence.open_hold),
             readmitted: Some(cut(&hello.readmitted, 128)).filter(|act| !act.is_empty()),
+            own: Token(hello.own_token),
+            promised_for: promised_for(hello)?,
+            lost: Some(cut(&hello.ledger_lost, WHY_MAX)).filter(|why| !why.is_empty()),
         };
         Ok(Enrol {
             host: self.host.clone(),
@@ -256,6 +262,17 @@ impl Peer {
             ))
         })
     }
+}
+
+/// Reads for which hosts tokens were promised away.
+fn promised_for(hello: &v1::Hello) -> Result<BTreeMap<HostId, Token>, Error> {
+    if hello.promised_for.len() > HELD_MAX {
+        return Err(Error::Malformed(format!("promises for more than {HELD_MAX} hosts")));
+    }
+    let read = |said: &v1::PromisedFor| {
+        Ok((HostId::new(said.host.clone()).map_err(malformed)?, Token(said.token)))
+    };
+    hello.promised_for.iter().map(read).collect()
 }
 
 /// A running hash has 32 characters; it is only ever compared.

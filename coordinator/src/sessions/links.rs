@@ -74,6 +74,8 @@ struct Link {
     out: Outgoing,
     /// Ends the session, with the reason for the host agent.
     end: oneshot::Sender<Status>,
+    /// Its host agent was told that it may work.
+    works: bool,
     sent: BTreeMap<Key, Sent>,
 }
 
@@ -108,13 +110,14 @@ struct OfHost<'a> {
 }
 
 impl Links {
-    /// Registers a session; one that the host has already ends.
-    pub(crate) fn add(&self, host: &HostId, out: Outgoing) -> Registered {
+    /// Registers a session; one that the host has already ends. `works` says whether its host agent was
+    /// told that it may work.
+    pub(crate) fn add(&self, host: &HostId, out: Outgoing, works: bool) -> Registered {
         let (end, ended) = oneshot::channel();
         let mut inner = self.lock();
         inner.serial += 1;
         let serial = inner.serial;
-        let link = Link { serial, out, end, sent: BTreeMap::new() };
+        let link = Link { serial, out, end, works, sent: BTreeMap::new() };
         if let Some(old) = inner.links.insert(host.clone(), link) {
             old.end(Status::aborted("the host agent has opened another session"));
         }
@@ -192,6 +195,25 @@ impl Links {
     pub fn end(&self, host: &HostId, why: Status) {
         if let Some(link) = self.lock().links.remove(host) {
             link.end(why);
+        }
+    }
+
+    /// Ends the sessions of host agents that were told that they may work, and may not any more: another
+    /// one's hello has shown that a ledger was put back (S8). They say hello again, and are told.
+    pub(crate) fn end_amnesic(&self, state: &State) {
+        let amnesic = |host: &HostId| state.hosts.get(host).is_some_and(|e| e.amnesic.is_some());
+        let mut inner = self.lock();
+        let over: Vec<HostId> = inner
+            .links
+            .iter()
+            .filter(|(host, link)| link.works && amnesic(host))
+            .map(|(host, _)| host.clone())
+            .collect();
+        for host in over {
+            if let Some(link) = inner.links.remove(&host) {
+                tracing::warn!(%host, "another host agent has shown that the ledger of this one is old");
+                link.end(Status::unavailable("the ledger is an old one: hello again"));
+            }
         }
     }
 

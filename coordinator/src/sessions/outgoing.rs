@@ -33,6 +33,7 @@ pub(crate) fn promise_request(wanted: &PromiseWanted, authority: &Authority) -> 
         authority: Some(authority.clone()),
         cluster: wanted.cluster.to_string(),
         token: wanted.token.0,
+        held: wanted.held.to_string(),
     })
 }
 

@@ -187,7 +187,9 @@ async fn open(
     // First of all, so that nothing can be in front of it.
     send(out, welcome(shared, Some(enrolled))).await?;
     shared.sight.update(|view| view.connected(&peer.host, connection));
-    let registered = shared.links.add(&peer.host, out.clone());
+    let registered = shared.links.add(&peer.host, out.clone(), enrolled.amnesic.is_none());
+    // Its promises may show that others' ledgers are old; and theirs, just now, that its own is.
+    shared.links.end_amnesic(&shared.store.state());
     tracing::info!(
         host = %peer.host,
         version = hello.agent_version,

@@ -146,6 +146,7 @@ impl Fake {
             session_id: "session".to_owned(),
             ledger_chain: String::new(),
             readmitted: String::new(),
+            ..v1::Hello::default()
         }
     }
 

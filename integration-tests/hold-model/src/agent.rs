@@ -1,12 +1,12 @@
 //! The host agents' side: the real ledger fold, the real fence and the real sequence, each answer
 //! computed once.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use grayfin_agent_core::{
     Body, Entry, State,
     entry::{Authority, Event, Order, Task},
-    fence::{self, Promise, Verdict},
+    fence::{self, Promise, Readmission, Verdict},
     report,
     sequence::{self, Action, Checked, Outcome, Seen, Success},
     state::Failure,
@@ -14,11 +14,13 @@ use grayfin_agent_core::{
 use grayfin_coordinator_core::state::OrderKind;
 use grayfin_types::{
     Code, Incarnation, OrderNumber, Term, Token,
+    ledger::Readmit,
     raise::Raise,
     step::{Happened, Step},
 };
 
 use crate::{
+    deeds::act,
     intern::{Interner, Memo},
     rules::Rule,
     words::{Asked, GROUP, Message, Told, cluster, host, plan, rollout, small},
@@ -62,6 +64,17 @@ pub enum Input {
     Finish(Fate),
     /// The ledger is lost: a new one with this number.
     Lose(u8),
+    /// A new ledger takes the floor of the others over, as it came with a welcome.
+    TakeFloor {
+        /// The floor.
+        floor: u8,
+        /// Of the enrolment.
+        generation: u8,
+        /// The incarnation of who says so.
+        incarnation: u8,
+        /// The term.
+        term: u8,
+    },
 }
 
 /// A report that the ledger makes.
@@ -130,6 +143,12 @@ impl Life {
     pub fn authority(&self) -> (u8, u8) {
         let known = self.state.authority.as_ref();
         known.map_or((0, 0), |a| (small(a.incarnation.0), small(a.term.0)))
+    }
+
+    /// The enrolment whose floor it has taken over, by its generation; 0 for none.
+    pub fn taken(&self) -> u8 {
+        let act = self.state.readmitted.as_deref().and_then(|act| act.rsplit_once(' '));
+        act.and_then(|(_, generation)| generation.parse().ok()).unwrap_or(0)
     }
 
     /// The ledger's position.
@@ -237,6 +256,10 @@ impl Agents {
                 self.go_on(life, fate, false);
                 Reply::Nothing
             }
+            Input::TakeFloor { floor, generation, incarnation, term } => {
+                self.take_floor(life, floor, generation, &authority(incarnation, term));
+                Reply::Nothing
+            }
             Input::Lose(ledger) => {
                 *life = Life { boot: life.boot, ..made(life.host, ledger) };
                 Reply::Nothing
@@ -262,10 +285,23 @@ impl Agents {
         }
     }
 
+    fn take_floor(&self, life: &mut Life, floor: u8, generation: u8, by: &Authority) {
+        let readmit = Readmit {
+            act: act(generation),
+            floor: Token(floor.into()),
+            closes: None,
+            orders: BTreeMap::new(),
+            forget: false,
+        };
+        if let Readmission::Record(body) = fence::readmission(&life.state, by, &readmit, true) {
+            life.write(*body, self.exact);
+        }
+    }
+
     fn promise(&self, life: &mut Life, message: Message) -> bool {
         let by = authority(message.incarnation, message.term);
         let token = Token(message.token.into());
-        match fence::promise(&life.state, &by, &cluster(), token) {
+        match fence::promise(&life.state, &by, &cluster(), token, None) {
             Promise::Record(_) if self.rule == Some(Rule::PromiseKept) => true,
             Promise::Record(body) => life.write(body, self.exact),
             Promise::Already => true,

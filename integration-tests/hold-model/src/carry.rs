@@ -178,6 +178,8 @@ impl Protocol {
             ledger,
             position: if self.rule == Some(Rule::Amnesia) { u16::MAX } else { position },
             last_order: agent.last_order(),
+            floor: agent.floor(),
+            taken: agent.taken(),
         };
         let done = self.coordinators.deed(life, deed);
         world.set_group(group, done.life);
@@ -189,9 +191,20 @@ impl Protocol {
         let (welcomed, reply) = self.agents.happen(host.life, Input::Welcome { incarnation, term });
         let known = world.host_mut(number);
         known.life = welcomed;
+        if reply == Reply::Welcome(true)
+            && self.rule != Some(Rule::FloorTaken)
+            && let Some((floor, generation)) = after.floor_for(number)
+            && agent.taken() != generation
+        {
+            // Taken in durably, and then it says hello again: see the next `Hello`.
+            let take = Input::TakeFloor { floor, generation, incarnation, term };
+            known.life = self.agents.happen(welcomed, take).0;
+            return;
+        }
         if reply == Reply::Welcome(true) {
             known.sessions |= 1 << group;
-            known.amnesic = after.committed(number) > position && self.rule != Some(Rule::Amnesia);
+            known.amnesic = after.amnesic(number) || after.committed(number) > position;
+            known.amnesic &= !matches!(self.rule, Some(Rule::Amnesia | Rule::FloorTaken));
         }
     }
 
@@ -218,6 +231,7 @@ impl Protocol {
                 | Rule::ReleaseByEvidence
                 | Rule::CloseRecorded
                 | Rule::CloseKept
+                | Rule::FloorTaken
                 | Rule::Amnesia => false,
             };
             if skips && !in_force {

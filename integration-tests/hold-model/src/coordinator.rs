@@ -12,7 +12,7 @@ use grayfin_coordinator_core::{
     state::{HoldStage, OrderKind},
     view::Connection,
 };
-use grayfin_types::{Incarnation, Seq, Term};
+use grayfin_types::{Incarnation, Seq, Term, Token};
 
 use crate::{
     deeds::{Act, Deed, command},
@@ -69,6 +69,18 @@ impl Life {
         self.state.hosts.get(&host(of)).is_some_and(|e| e.gone.is_some())
     }
 
+    /// Tells whether the host's agent is told that its ledger is an old one.
+    pub fn amnesic(&self, of: u8) -> bool {
+        self.state.hosts.get(&host(of)).is_some_and(|e| e.amnesic.is_some())
+    }
+
+    /// Returns the floor that a host's new ledger is to take over, with the enrolment's generation.
+    pub fn floor_for(&self, of: u8) -> Option<(u8, u8)> {
+        let enrolment = self.state.hosts.get(&host(of))?;
+        let readmit = &enrolment.readmission.as_ref()?.readmit;
+        Some((small(readmit.floor.0), small(enrolment.generation.0)))
+    }
+
     /// Returns up to which position this host's reports are in the event log.
     pub fn committed(&self, of: u8) -> u16 {
         let committed = self.state.hosts.get(&host(of)).map_or(0, |e| e.committed_position);
@@ -108,8 +120,15 @@ impl Coordinators {
         take(Cmd::Lease { coordinator: 1, term: Term(1) });
         for number in 0..words::HOSTS {
             let number = small(u64::try_from(number).unwrap_or(0));
-            let hello =
-                Deed::Hello { host: number, generation: 1, ledger: 1, position: 1, last_order: 0 };
+            let hello = Deed::Hello {
+                host: number,
+                generation: 1,
+                ledger: 1,
+                position: 1,
+                last_order: 0,
+                floor: 0,
+                taken: 0,
+            };
             let cmd = command(&State::default(), hello).expect("a hello always fits");
             take(cmd);
         }
@@ -204,6 +223,8 @@ fn strip(state: &mut State, exact: bool) {
         if let Some(why) = &mut enrolment.amnesic {
             "amnesic".clone_into(why);
         }
+        // What witnesses are judged by; the model's promises name no host.
+        (enrolment.allotted, enrolment.own) = (Token(0), Token(0));
         if !exact {
             enrolment.ledger_position = 0;
         }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use grayfin_coordinator_core::{
     Cmd, State,
-    cmd::{Action, Control, Enrol, GoDecided, OrderAnswered, PromiseAnswered},
+    cmd::{Action, Control, Enrol, GoDecided, LedgerSaid, OrderAnswered, PromiseAnswered},
     hold,
 };
 use grayfin_types::{
@@ -33,6 +33,10 @@ pub enum Deed {
         position: u16,
         /// Its last order.
         last_order: u8,
+        /// Tokens up to this one are refused there.
+        floor: u8,
+        /// The enrolment whose floor it has taken over, by its generation; 0 for none.
+        taken: u8,
     },
     /// A token is allotted for this host.
     Allot(u8),
@@ -121,16 +125,27 @@ pub(crate) fn command(state: &State, deed: Deed) -> Option<Cmd> {
             let incarnation = Incarnation(state.incarnation.0.saturating_add(1));
             Cmd::Found { group: GROUP.to_owned(), incarnation }
         }
-        Deed::Hello { host: of, generation, ledger, position, last_order } => Cmd::Enrol(Enrol {
-            host: host(of),
-            clusters: BTreeSet::from([cluster()]),
-            generation: Generation(generation.into()),
-            ledger_id: ledger_id(of, ledger),
-            ledger_position: position.into(),
-            agent_version: String::new(),
-            last_orders: BTreeMap::from([(cluster(), OrderNumber(last_order.into()))]),
-            ledger: None,
-        }),
+        Deed::Hello { host: of, generation, ledger, position, last_order, floor, taken } => {
+            Cmd::Enrol(Enrol {
+                host: host(of),
+                clusters: BTreeSet::from([cluster()]),
+                generation: Generation(generation.into()),
+                ledger_id: ledger_id(of, ledger),
+                ledger_position: position.into(),
+                agent_version: String::new(),
+                last_orders: BTreeMap::from([(cluster(), OrderNumber(last_order.into()))]),
+                ledger: Some(LedgerSaid {
+                    chain: String::new(),
+                    proof: None,
+                    floor: Token(floor.into()),
+                    open_hold: None,
+                    readmitted: (taken > 0).then(|| act(taken)),
+                    own: Token(0),
+                    promised_for: BTreeMap::new(),
+                    lost: None,
+                }),
+            })
+        }
         Deed::Allot(of) => Cmd::AllotToken { rollout: active()?, host: host(of) },
         Deed::Abandon => {
             let held = held()?;
@@ -254,4 +269,9 @@ fn control(state: &State, act: Act) -> Option<Control> {
 
 fn ledger_id(of: u8, ledger: u8) -> LedgerId {
     format!("ledger-{of}-{ledger}").parse().expect("a word is a ledger's id")
+}
+
+/// Names an enrolment as the coordinators do.
+pub(crate) fn act(generation: u8) -> String {
+    format!("enrolment {generation}")
 }

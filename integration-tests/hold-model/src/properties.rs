@@ -47,14 +47,23 @@ fn one_disturbed(_: &Protocol, world: &World) -> bool {
     world.hosts.iter().filter(|host| host.disturbed && counts(host)).count() <= 1
 }
 
+/// A host agent that was told that its ledger is an old one, or has spoken to nobody since it was put
+/// back, promises nothing and takes no order.
+const fn works(host: &Host) -> bool {
+    host.sessions != 0 && !host.amnesic
+}
+
 fn one_open(protocol: &Protocol, world: &World) -> bool {
+    let lost = protocol.bounds.ledgers > 0;
     let open = world.hosts.iter().filter(|host| {
-        counts(host) && !host.amnesic && protocol.agents.life(host.life).open().is_some()
+        let counts = counts(host) && !host.amnesic && (works(host) || !lost);
+        counts && protocol.agents.life(host.life).open().is_some()
     });
-    open.count() <= 1 || protocol.bounds.ledgers > 0
+    open.count() <= 1
 }
 
 fn promised(protocol: &Protocol, world: &World) -> bool {
+    let lost = protocol.bounds.ledgers > 0;
     let mut held = world
         .hosts
         .iter()
@@ -62,13 +71,12 @@ fn promised(protocol: &Protocol, world: &World) -> bool {
         .filter(|(_, host)| host.disturbed && protocol.agents.life(host.life).open().is_some());
     held.all(|(of, host)| {
         let token = protocol.agents.life(host.life).open().unwrap_or(0);
-        let mut others = world.hosts.iter().enumerate().filter(|(other, host)| {
-            // A ledger that was lost has promised nothing: what stands then is the other rules.
-            *other != of && counts(host) && protocol.agents.life(host.life).ledger == 1
-        });
-        others.all(|(_, other)| {
-            protocol.agents.life(other.life).floor() >= token || protocol.bounds.ledgers > 0
-        })
+        let mut others = world
+            .hosts
+            .iter()
+            .enumerate()
+            .filter(|(other, host)| *other != of && counts(host) && (works(host) || !lost));
+        others.all(|(_, other)| protocol.agents.life(other.life).floor() >= token)
     })
 }
 

@@ -17,13 +17,15 @@ pub enum Rule {
     CloseRecorded,
     /// S3: a closed token is never opened again.
     CloseKept,
+    /// S8: a new ledger takes the token floor of the others over before it promises anything.
+    FloorTaken,
     /// S8: a host agent whose ledger is another or older one than before may only look.
     Amnesia,
 }
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::PromisesAsked,
         Self::PromiseKept,
         Self::NoPromiseWhileOpen,
@@ -31,6 +33,7 @@ impl Rule {
         Self::BreakClosesNothing,
         Self::CloseRecorded,
         Self::CloseKept,
+        Self::FloorTaken,
         Self::Amnesia,
     ];
 }

@@ -92,6 +92,19 @@ pub struct Session {
     pub reported: u64,
 }
 
+/// A mark outside the ledger's folder: how far the ledger reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mark {
+    /// Its id.
+    pub ledger: String,
+    /// Its length.
+    pub position: u64,
+    /// Its running hash there.
+    pub chain: String,
+    /// Of the certificate.
+    pub generation: u64,
+}
+
 /// How a step is to go wrong, once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StepFault {
@@ -127,6 +140,10 @@ pub struct HostAgent {
     /// Which write each entry was: stands for the running hash, for what differs in one of them
     /// differs from there on.
     pub chain: Vec<u64>,
+    /// The mark outside the ledger's folder.
+    pub mark: Option<Mark>,
+    /// It shows that the ledger is an old one.
+    pub lost: bool,
     /// The session.
     pub session: Option<Session>,
     /// What is known of the ledger.
@@ -184,6 +201,8 @@ impl HostAgent {
             state: State::default(),
             writes: 0,
             chain: Vec::new(),
+            mark: None,
+            lost: false,
             session: None,
             trust: Trust::Unknown,
             began_ms: 0,
@@ -274,6 +293,8 @@ impl World {
         self.agents[h].writes += 1;
         let write = self.agents[h].writes;
         self.agents[h].chain.push(write);
+        let proven = matches!(&entry.body, Body::Readmitted { readmit, .. } if readmit.proven());
+        self.agents[h].mark(proven);
         self.judge_entry(h, before.as_ref(), &entry.body);
         if place == Some(false) {
             self.tally.note("host agent killed after a write");
@@ -346,7 +367,8 @@ impl World {
         let agent = &mut self.agents[h];
         agent.state = state.unwrap_or_default();
         agent.up = true;
-        agent.trust = Trust::Unknown;
+        agent.compare_mark();
+        agent.trust = if agent.lost { Trust::Amnesic } else { Trust::Unknown };
         agent.began_ms = now_ms;
         agent.resumes = agent.state.hold.is_some();
         agent.frozen_until = 0;

@@ -18,6 +18,8 @@ pub struct Writer {
     rows: BTreeMap<RolloutId, Vec<(usize, u64)>>,
     /// Reports to orders, kept while the process lives.
     pub answered: BTreeMap<OrderNumber, CanaryReported>,
+    /// How many rows the last reading back accounted for, of how many.
+    pub read: Option<(u64, u64)>,
     epoch_rows: u64,
 }
 
@@ -68,17 +70,19 @@ impl Writer {
     }
 
     /// Reads every acknowledged row of a rollout back.
-    pub fn check(&self, rollout: &RolloutId, cluster: &Cluster) -> CanaryStatus {
+    pub fn check(&mut self, rollout: &RolloutId, cluster: &Cluster) -> CanaryStatus {
         let rows = self.rows.get(rollout).map_or(&[][..], Vec::as_slice);
         let readable = |(chunk, _): &&(usize, u64)| {
             cluster.leader.is_some() && cluster.readable(&cluster.chunks[*chunk], None)
         };
         let read = rows.iter().filter(readable).count() as u64;
         let lost = cluster.lost_rows.min(read);
+        let all = rows.len() as u64;
+        self.read = Some((read, all));
         CanaryStatus {
             state: "ended".to_owned(),
-            sent: rows.len() as u64,
-            acknowledged: rows.len() as u64,
+            sent: all,
+            acknowledged: all,
             verified: read - lost,
             lost,
             ..CanaryStatus::default()

@@ -24,7 +24,7 @@ use crate::{
 
 /// Looks are this far apart at most, with their way to the coordinator, when nothing is wrong: a bad
 /// state that lasts longer must have been seen.
-const SEEN_MS: u64 = 900;
+pub(crate) const SEEN_MS: u64 = 900;
 
 /// A go is used at once: the guard asks again, that is all.
 const GO_FRESH_MS: u64 = 200;
@@ -62,14 +62,19 @@ impl World {
             let drives = matches!(state, Some(RolloutState::Running | RolloutState::Paused));
             self.truth.expect("Commitment", drives, || format!("a go while it is {state:?}"));
         }
+        self.judge_steering(g, cmd, answer);
         if *answer != Response::Done {
             return;
         }
         match cmd {
-            Cmd::Grant { host, token, .. } => self.judge_grant(before, host, *token),
+            Cmd::Grant { rollout, host, token, .. } => {
+                self.judge_grant(before, host, *token);
+                self.judge_granted(g, rollout, host);
+            }
             Cmd::Close { host, .. } => {
                 self.judge_not_amnesic(g, host);
                 self.judge_recovered(host);
+                self.judge_rows_read(g);
             }
             Cmd::CloseBroken { token } => {
                 let broken = self.groups[g].state.broken.iter().find(|b| b.token == *token);
@@ -222,6 +227,7 @@ impl World {
     /// Judges what a host agent just made durable.
     pub(crate) fn judge_entry(&mut self, h: usize, before: Option<&Hold>, body: &Body) {
         let position = self.agents[h].entries.len() as u64;
+        self.judge_authority(h, before, body);
         let truth = &mut self.truth.hosts[h];
         truth.ledger_max = truth.ledger_max.max(position);
         match body {
@@ -400,6 +406,7 @@ impl World {
         let staged = self.cluster.hosts[h].staged;
         self.truth.expect("S5", staged, || format!("`{id}` goes down and has no package"));
         self.judge_quorum(h);
+        self.judge_known(h);
         self.judge_promises(h, token);
         self.truth.hosts[h].disturbed = Some(token);
         self.say(|w| format!("{id} takes down {:?} under {token}", w.aliases(nodes)));
@@ -407,28 +414,6 @@ impl World {
 
     fn thawed(&self, h: usize) -> bool {
         self.chaos.thawed_at(h).is_some_and(|at| self.now_ms.saturating_sub(at) < 100)
-    }
-
-    fn judge_quorum(&mut self, h: usize) {
-        let cluster = &self.cluster;
-        let all = cluster.controllers().count();
-        let own = cluster.controllers().any(|n| cluster.nodes[n].host == h);
-        let stay = cluster
-            .controllers()
-            .filter(|n| cluster.nodes[*n].up && cluster.nodes[*n].host != h)
-            .count();
-        let at_risk: Vec<_> = cluster
-            .chunks
-            .iter()
-            .filter(|c| !cluster.readable(c, Some(h)))
-            .map(|c| c.id.clone())
-            .collect();
-        self.truth.expect("S4", !own || stay * 2 > all, || {
-            format!("{stay} of {all} controllers stay while host {h} goes down")
-        });
-        self.truth.expect("S4", at_risk.is_empty(), || {
-            format!("{at_risk:?} have no current replica elsewhere while host {h} goes down")
-        });
     }
 
     fn judge_promises(&mut self, h: usize, token: Token) {
@@ -483,6 +468,7 @@ impl World {
             let up = self.cluster.all_up(h);
             let truth = &mut self.truth.hosts[h];
             truth.up_since_ms = up.then(|| truth.up_since_ms.unwrap_or(self.now_ms));
+            truth.down_since_ms = (!up).then(|| truth.down_since_ms.unwrap_or(self.now_ms));
         }
         let now_ms = self.now_ms;
         if self.cluster.whole() {

@@ -96,6 +96,8 @@ pub struct Host {
     pub memory_there: bool,
     /// The next start forgets to make it.
     pub forgets_memory: bool,
+    /// Somebody has a table in memory that no startup script makes again.
+    pub scratch: bool,
     /// A helper process of a dead host agent goes on with the copy until then.
     pub helper_until: Option<u64>,
 }
@@ -332,6 +334,7 @@ impl Cluster {
         machine.rewritten |= machine.tree == Tree::New;
         machine.ran_ms = now_ms;
         if one.spec.role == NodeRole::DataNode {
+            machine.scratch = false;
             machine.memory_there = !std::mem::take(&mut machine.forgets_memory);
         }
         Some(seen)
@@ -356,6 +359,20 @@ impl Cluster {
     /// Returns all configured controllers.
     pub fn controllers(&self) -> impl Iterator<Item = usize> {
         (0..self.nodes.len()).filter(|n| self.nodes[*n].spec.role == NodeRole::Controller)
+    }
+
+    /// Returns the members of the one streaming Raft group: the data nodes of the first three hosts.
+    pub fn raft_group(&self) -> Vec<usize> {
+        let member =
+            |n: &usize| self.nodes[*n].spec.role == NodeRole::DataNode && self.nodes[*n].host < 3;
+        (0..self.nodes.len()).filter(member).collect()
+    }
+
+    /// Names what lives on a host's data node and no startup script makes again, as it is accepted.
+    pub fn unprovided(&self, host: usize) -> Option<String> {
+        let data = |n: &usize| self.nodes[*n].spec.role == NodeRole::DataNode && self.nodes[*n].up;
+        let node = self.of_host(host).find(data).filter(|_| self.hosts[host].scratch)?;
+        Some(format!("{}/shared_table/scratch", self.nodes[node].spec.alias))
     }
 
     fn recover(&mut self, now_ms: u64) {
@@ -433,6 +450,7 @@ fn machine(number: usize, units_on: bool) -> Host {
         full: false,
         memory_there: true,
         forgets_memory: false,
+        scratch: false,
         helper_until: None,
     }
 }

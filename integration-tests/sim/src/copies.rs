@@ -19,6 +19,7 @@ impl World {
         };
         self.say(|_| "FAULT coordinators restored from a backup".to_owned());
         self.tally.note("coordinators restored from a backup");
+        self.fault_double(&state);
         self.restore(state);
     }
 
@@ -38,6 +39,7 @@ impl World {
             at_ms: self.now_ms,
         };
         self.groups[0] = Group::new(coordinators, state);
+        self.truth.raised = highest + 1;
         let leapt = self.groups[0].state.last_token.0 + TOKEN_LEAP;
         self.groups[0].state.last_token = Token(leapt);
         self.groups[0].state.coordinators.raise = Some(session::sign(&raise));
@@ -59,7 +61,15 @@ impl World {
         }
         self.say(|_| "FAULT a clone of the coordinators begins".to_owned());
         self.tally.note("coordinators cloned");
+        self.fault_double(&state);
+        let group = state.group.clone();
+        let next = Incarnation(state.incarnation.0 + 1);
         self.groups.push(Group::new(1, state));
+        if self.chaos.side.percent(25) {
+            // Somebody raised the incarnation without an operator's signature.
+            self.tally.note("clone with an incarnation that nobody signed");
+            self.commit(1, Cmd::Found { group, incarnation: next });
+        }
         self.elect_soon(1);
         let after = self.dice.between(500, 4_000);
         self.after(after, Happening::CloneEnds);

@@ -7,7 +7,7 @@ use grayfin_types::{
     facts::{
         AgentStanding, BackupClass, BackupPart, ChunkFacts, ClusterFacts, ClusterNode, HostFacts,
         LicenceFacts, MemoryObject, NodeFacts, NodeRole, PackageFacts, Placement, Probe,
-        ProcessIdentity, ProcessState, UnsettledChunk, VolumeFacts,
+        ProcessIdentity, ProcessState, RaftGroup, UnsettledChunk, VolumeFacts,
     },
 };
 
@@ -32,6 +32,12 @@ pub enum Blur {
     NoChunks,
     /// Nodes do not answer the direct probe in time.
     NoAnswers,
+    /// One controller names another leader than the others.
+    OneDissents,
+    /// Every controller but the leader names another one.
+    AllDissent,
+    /// The leader has not noticed yet that nodes are gone.
+    Ghosts,
 }
 
 const UNKNOWN: &str = "no answer in time";
@@ -41,9 +47,13 @@ pub fn cluster_facts(cluster: &Cluster, from: &HostId, look: u64, blur: Blur) ->
     let unknown = || UNKNOWN.to_owned();
     let leader = cluster.leader.filter(|_| blur != Blur::NoLeader);
     let named = leader.map(|n| cluster.nodes[n].spec.alias.clone());
+    let last = cluster.controllers().filter(|n| Some(*n) != leader).last();
     let votes = cluster.controllers().filter(|n| cluster.nodes[*n].up).filter_map(|n| {
-        // A controller that just came up does not know yet.
-        Some((cluster.nodes[n].spec.alias.clone(), named.clone()?))
+        let dissents = blur == Blur::AllDissent && Some(n) != leader
+            || blur == Blur::OneDissents && Some(n) == last;
+        let own = cluster.nodes[n].spec.alias.clone();
+        let vote = if dissents { own.clone() } else { named.clone()? };
+        Some((own, vote))
     });
     let nodes = leader.map(|_| cluster.nodes.iter().map(|n| cluster_node(n, blur)).collect());
     let chunks = leader.filter(|_| blur != Blur::NoChunks).map(|_| chunk_facts(cluster));
@@ -62,18 +72,31 @@ pub fn cluster_facts(cluster: &Cluster, from: &HostId, look: u64, blur: Blur) ->
             cluster.chunks.iter().filter(|c| recovering(cluster, c)).count() as u64,
         ),
         chunks: chunks.map_or_else(|| Probe::Unknown(unknown()), Probe::Known),
-        raft_groups: Probe::Known(Vec::new()),
+        raft_groups: Probe::Known(vec![RaftGroup {
+            id: "1".to_owned(),
+            kind: "streaming".to_owned(),
+            members: cluster
+                .raft_group()
+                .iter()
+                .map(|n| cluster.nodes[*n].spec.alias.clone())
+                .collect(),
+        }]),
     }
 }
 
 fn cluster_node(node: &Node, blur: Blur) -> ClusterNode {
     let known = |value| match blur {
         Blur::NoAnswers => Probe::Unknown(UNKNOWN.to_owned()),
-        Blur::Clear | Blur::NoLeader | Blur::NoChunks => Probe::Known(value),
+        Blur::Clear
+        | Blur::NoLeader
+        | Blur::NoChunks
+        | Blur::OneDissents
+        | Blur::AllDissent
+        | Blur::Ghosts => Probe::Known(value),
     };
     ClusterNode {
         spec: node.spec.clone(),
-        up: node.up,
+        up: node.up || blur == Blur::Ghosts,
         answers: known(node.up),
         version: if node.up {
             Probe::Known(node.version.clone())
@@ -186,16 +209,16 @@ pub fn host_facts(cluster: &Cluster, host: usize, standing: AgentStanding, look:
 
 fn memory(cluster: &Cluster, host: usize) -> Vec<MemoryObject> {
     let data = cluster.of_host(host).find(|n| cluster.nodes[*n].spec.role == NodeRole::DataNode);
-    let there = data.filter(|n| cluster.nodes[*n].up && cluster.hosts[host].memory_there);
-    there
-        .map(|n| MemoryObject {
-            node: cluster.nodes[n].spec.alias.clone(),
-            kind: "shared_table".to_owned(),
-            name: "quotes".to_owned(),
-            provided_for: true,
-        })
-        .into_iter()
-        .collect()
+    let Some(node) = data.filter(|n| cluster.nodes[*n].up) else { return Vec::new() };
+    let object = |name: &str, provided_for| MemoryObject {
+        node: cluster.nodes[node].spec.alias.clone(),
+        kind: "shared_table".to_owned(),
+        name: name.to_owned(),
+        provided_for,
+    };
+    let quotes = cluster.hosts[host].memory_there.then(|| object("quotes", true));
+    let scratch = cluster.unprovided(host).map(|_| object("scratch", false));
+    quotes.into_iter().chain(scratch).collect()
 }
 
 fn node_facts(cluster: &Cluster, node: usize) -> NodeFacts {

@@ -15,9 +15,14 @@ use crate::{
 /// Where a process dies: `(writes to go, before the write)`.
 type Death = Option<(u64, bool)>;
 
+/// Makes another stream of chance of the same seed.
+const SIDE: u64 = 0x05ea_f00d;
+
 /// What is wrong now, and until when.
 #[derive(Debug)]
 pub struct Chaos {
+    /// A node that its host's agent does not see, since when and until when.
+    pub(crate) stray: Option<(usize, u64, u64)>,
     /// No fault begins after this.
     pub until_ms: u64,
     /// Faults that will be drawn.
@@ -40,11 +45,13 @@ pub struct Chaos {
     pub rows_lost_ms: u64,
     /// Nothing is wrong by itself any more.
     pub over: bool,
+    /// Chance of its own for what was added later, so that older seeds stay what they were.
+    pub(crate) side: Dice,
 }
 
 impl Chaos {
     /// Draws how bad it will be.
-    pub fn new(_seed: u64, dice: &mut Dice) -> Self {
+    pub fn new(seed: u64, dice: &mut Dice) -> Self {
         // One run in ten is undisturbed, most have a few faults, some have many.
         let faults = match dice.roll(10) {
             0 => 0,
@@ -54,6 +61,7 @@ impl Chaos {
         Self {
             until_ms: if faults == 0 { 0 } else { dice.between(1_500, 14_000) },
             faults,
+            stray: None,
             cut_until: vec![0; 8],
             slow_until: 0,
             lossy_until: 0,
@@ -67,6 +75,7 @@ impl Chaos {
             old_version_ms: 0,
             rows_lost_ms: 0,
             over: faults == 0,
+            side: Dice::new(seed ^ SIDE),
         }
     }
 
@@ -286,35 +295,6 @@ impl World {
         self.tally.note("disk full");
     }
 
-    /// A ledger is lost, or put back to less than the coordinators know of it. What nobody has heard of
-    /// can be put back unnoticed: that is what S8 cannot promise.
-    fn fault_ledger(&mut self, h: usize) {
-        let id = self.agents[h].id.clone();
-        let known = self.groups[0].state.hosts.get(&id).map_or(0, |e| e.ledger_position);
-        let known = usize::try_from(known).unwrap_or(usize::MAX);
-        let wiped = self.dice.percent(50);
-        if known < 2 || known > self.agents[h].entries.len() {
-            return;
-        }
-        self.kill_agent(h);
-        let agent = &mut self.agents[h];
-        if wiped {
-            agent.new_ledger();
-            self.tally.note("ledger wiped");
-        } else {
-            let keep = 1 + self.dice.index(known - 1);
-            agent.put_back(keep);
-            self.tally.note("ledger put back to an older copy");
-        }
-        let kept = if wiped { 0 } else { self.agents[h].entries.len() as u64 };
-        let truth = &mut self.truth.hosts[h];
-        truth.kept = if truth.amnesic { truth.kept.min(kept) } else { kept };
-        truth.amnesic = true;
-        // What its old copy never saw, it cannot know.
-        self.truth.hosts[h].authority = (0, 0);
-        self.say(|w| format!("FAULT ledger of {id} is {} long", w.agents[h].entries.len()));
-    }
-
     fn fault_blur(&mut self) {
         let blur = match self.dice.roll(3) {
             0 => Blur::NoLeader,
@@ -322,6 +302,15 @@ impl World {
             _ => Blur::NoAnswers,
         };
         let until = self.now_ms + self.dice.between(200, 3_000);
+        let blur = match self.chaos.side.roll(6) {
+            0 => Blur::OneDissents,
+            1 => Blur::AllDissent,
+            2 => Blur::Ghosts,
+            _ => blur,
+        };
+        if self.chaos.side.percent(30) {
+            self.fault_stray(until);
+        }
         for agent in &mut self.agents {
             agent.blur = blur;
             agent.blur_until = until;

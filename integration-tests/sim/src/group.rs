@@ -264,7 +264,8 @@ impl World {
             if let Some(h) = self.host_index(&wanted.host)
                 && self.due(g, r, &wanted.host, wanted.token.0 << 32)
             {
-                self.send(g, r, h, ToHost::Promise(by.clone(), wanted.token));
+                let held = wanted.held.clone();
+                self.send(g, r, h, ToHost::Promise(by.clone(), wanted.token, held));
             }
         }
         for wanted in &decision.wanted.orders {

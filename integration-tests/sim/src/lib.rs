@@ -6,7 +6,7 @@
 //! `explain`) and `grayfin-agent-core` (ledger, fence, sequence, staging, guard, reports). What is
 //! played here is what lies around them: [`group`] plays the replicated log, [`agent`] and [`turn`] the
 //! runner, [`session`] the hello and the welcome, [`executor`] the contract of the steps, [`cluster`]
-//! DolphinDB and the machines, [`world`] network and time, [`faults`] and [`copies`] what goes wrong,
+//! DolphinDB and the machines, [`world`] network and time, [`faults`], [`losses`] and [`copies`] what goes wrong,
 //! [`operator`] and [`mend`] the people.
 //!
 //! The model of DolphinDB is a compact one of its own. The stand-in's pure cluster logic models
@@ -14,12 +14,13 @@
 //! up, which replica has which version) takes a hundredth of the time here, and time is what a hundred
 //! thousand rollouts cost.
 //!
-//! After everything that happens [`check`] judges the rules by [`truth`], which nobody in the
+//! After everything that happens [`check`] and [`clauses`] judge the rules by [`truth`], which nobody in the
 //! simulation can read: what was really down, promised, closed, written, lost.
 
 pub mod agent;
 pub mod canary;
 pub mod check;
+pub mod clauses;
 pub mod cluster;
 pub mod copies;
 pub mod dice;
@@ -27,6 +28,7 @@ pub mod executor;
 pub mod facts;
 pub mod faults;
 pub mod group;
+pub mod losses;
 pub mod mend;
 pub mod message;
 pub mod mutations;
@@ -35,6 +37,7 @@ pub mod operator;
 pub mod orders;
 pub mod run;
 pub mod session;
+pub mod strays;
 pub mod tally;
 pub mod truth;
 pub mod turn;

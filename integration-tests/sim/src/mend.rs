@@ -173,6 +173,11 @@ impl World {
             host.tree = if host.rewritten { Tree::New } else { Tree::Old };
         }
         if !self.cluster.all_up(h) {
+            let down_since = self.truth.hosts[h].down_since_ms.unwrap_or(self.now_ms);
+            if self.now_ms > down_since + 900 && self.chaos.side.percent(30) {
+                self.tally.note("readmission asked for while nodes are down");
+                self.readmit_proven(h);
+            }
             for node in self.cluster.of_host(h).collect::<Vec<_>>() {
                 // A person may start the new version: that it is proven is the point.
                 if self.cluster.hosts[h].tree == Tree::New {
@@ -187,6 +192,11 @@ impl World {
             self.enrol_anew(h);
             return;
         }
+        self.readmit_proven(h);
+    }
+
+    fn readmit_proven(&mut self, h: usize) {
+        let id = self.agents[h].id.clone();
         let Some(r) = self.groups[0].leader else { return };
         let (group, now_ms) = (&self.groups[0], self.now_ms);
         let view = &group.replicas[r].view;

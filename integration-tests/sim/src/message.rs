@@ -6,7 +6,7 @@ use grayfin_coordinator_core::{
     go::Ask,
 };
 use grayfin_types::{
-    Token,
+    HostId, Token,
     facts::{ClusterFacts, HostFacts},
     step::Report,
 };
@@ -14,8 +14,8 @@ use grayfin_types::{
 /// From a coordinator to a host agent.
 #[derive(Debug, Clone)]
 pub enum ToHost {
-    /// A promise is asked for.
-    Promise(Authority, Token),
+    /// A promise is asked for, so that this host can be held.
+    Promise(Authority, Token, HostId),
     /// An order.
     Order(Box<Order>),
     /// The answer to a request for a go.

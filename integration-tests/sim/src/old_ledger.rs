@@ -42,20 +42,32 @@ impl World {
         }
     }
 
-    /// S8: a ledger that is an old copy is not taken for the newest, unless the coordinators were put
-    /// back as well and know no more of it than it has.
-    pub(crate) fn judge_whole(&mut self, h: usize, known: Option<(LedgerId, u64)>) {
-        if !std::mem::take(&mut self.truth.hosts[h].amnesic) {
+    /// S8: a ledger that is an old copy is not taken for the newest by coordinators that could know: by
+    /// its mark, by what they have heard of it, or by what others promised away for the host. Where the
+    /// others have yet to speak, it stays an old one, and nothing may come of it.
+    pub(crate) fn judge_whole(&mut self, g: usize, h: usize, known: Option<(LedgerId, u64)>) {
+        if !self.truth.hosts[h].amnesic {
             return;
         }
         let kept = self.truth.hosts[h].kept;
-        let told = known.is_some_and(|(ledger, position)| {
+        let (witness, heard) = self.witness(g, h);
+        let of_ledger = known.is_some_and(|(ledger, position)| {
             let same = Some(&ledger) == self.agents[h].state.ledger.as_ref();
             !same || position > kept
         });
+        let told = of_ledger || heard || self.agents[h].lost;
         let id = self.agents[h].id.clone();
         self.truth.expect("S8", !told, || format!("the old ledger of `{id}` is taken for whole"));
+        if witness {
+            self.tally.note("old ledger that another host agent will tell");
+            return;
+        }
+        self.truth.hosts[h].amnesic = false;
         self.truth.hosts[h].untold = true;
-        self.tally.note("old ledger that coordinators, put back as well, cannot tell");
+        self.tally.note(if g == 0 {
+            "old ledger that nobody alive can tell: its mark and the coordinators were put back too"
+        } else {
+            "old ledger that an undeclared clone cannot tell, its mark put back too"
+        });
     }
 }

@@ -127,7 +127,10 @@ impl World {
         } else {
             CanarySpec::Off
         };
+        let (accept_losses, overrides) = self.wishes();
         let request = PlanRequest {
+            accept_losses,
+            overrides,
             canary,
             pause_after: self.operator.pause_after,
             by: "ann".to_owned(),

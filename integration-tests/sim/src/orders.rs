@@ -6,7 +6,7 @@ use grayfin_agent_core::{
     fence::{self, Promise, Verdict},
 };
 use grayfin_coordinator_core::cmd::{OrderAnswered, PromiseAnswered};
-use grayfin_types::{Code, Token};
+use grayfin_types::{Code, HostId, Token};
 
 use crate::{
     agent::{Trust, Written},
@@ -17,13 +17,19 @@ use crate::{
 
 impl World {
     /// Answers a promise request.
-    pub(crate) fn asked_to_promise(&mut self, h: usize, by: &Authority, token: Token) {
+    pub(crate) fn asked_to_promise(
+        &mut self,
+        h: usize,
+        by: &Authority,
+        token: Token,
+        held: &HostId,
+    ) {
         let amnesic = self.agents[h].trust == Trust::Amnesic;
         let cluster = cluster_id();
         let decided = if amnesic {
             Err((Code::AgentAmnesic, "an old copy".to_owned()))
         } else {
-            match fence::promise(&self.agents[h].state, by, &cluster, token) {
+            match fence::promise(&self.agents[h].state, by, &cluster, token, Some(held)) {
                 Promise::Record(body) => match self.append(h, body) {
                     Written::Yes => Ok(()),
                     Written::Full => Err((Code::DiskTooSmall, "no room".to_owned())),

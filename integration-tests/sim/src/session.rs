@@ -70,13 +70,14 @@ impl World {
         else {
             return;
         };
-        if g == 0 && amnesic.is_none() {
-            self.judge_whole(h, known);
+        if amnesic.is_none() {
+            self.judge_whole(g, h, known);
         }
+        self.end_amnesic(g);
         if !self.welcomed(h, g) {
             return;
         }
-        let old = amnesic.is_some() || committed_position > position;
+        let old = amnesic.is_some() || committed_position > position || self.agents[h].lost;
         if let Some(readmit) = readmit
             && self.readmitted(h, g, &readmit, old)
         {
@@ -139,6 +140,9 @@ impl World {
             floor: agent.state.floor,
             open_hold: agent.state.open_hold(),
             readmitted: agent.state.readmitted.clone(),
+            own: agent.state.own,
+            promised_for: agent.state.promised_for.clone(),
+            lost: agent.lost.then(|| "a mark says more".to_owned()),
         };
         Enrol {
             host: agent.id.clone(),

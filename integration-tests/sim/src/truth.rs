@@ -55,6 +55,8 @@ pub struct HostTruth {
     pub go: Option<Go>,
     /// All its nodes run, since then.
     pub up_since_ms: Option<u64>,
+    /// Not all of them run, since then.
+    pub down_since_ms: Option<u64>,
 }
 
 /// What is true about the whole.
@@ -72,6 +74,10 @@ pub struct Truth {
     pub bad_since_ms: Option<u64>,
     /// When clear facts of the whole cluster last reached a coordinator.
     pub clear_ms: u64,
+    /// When facts in which every controller names the same leader last reached one.
+    pub agreed_ms: u64,
+    /// To which incarnation operators have raised it; 0 for never.
+    pub raised: u64,
     /// Terms that were confirmed, by group.
     pub confirmed: BTreeMap<usize, u64>,
     /// Rules that were broken.

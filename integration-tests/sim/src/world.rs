@@ -84,6 +84,7 @@ impl World {
             queued: 0,
             sessions: 0,
         };
+        world.scratch_tables();
         world.set_going();
         world
     }
@@ -319,7 +320,7 @@ impl World {
             return;
         }
         match message {
-            ToHost::Promise(by, token) => self.asked_to_promise(h, &by, token),
+            ToHost::Promise(by, token, held) => self.asked_to_promise(h, &by, token, &held),
             ToHost::Order(order) => self.ordered(h, &order),
             ToHost::Go { by, token, request, allowed, confirmed } => {
                 self.go_answered(h, &by, token, request, allowed, confirmed);
@@ -364,9 +365,7 @@ impl World {
                 self.hurry(g, r);
             }
             FromHost::Cluster(facts) => {
-                if facts.leader.known().is_some() && facts.chunks.known().is_some() {
-                    self.truth.clear_ms = now_ms;
-                }
+                self.note_seen(&facts);
                 let group = &mut self.groups[g];
                 group.replicas[r].view.cluster_facts(&group.state, *facts, now_ms);
                 self.hurry(g, r);
@@ -414,7 +413,8 @@ impl World {
             floor: agent.state.floor,
             open_hold: agent.state.open_hold(),
         };
-        let facts = host_facts(&self.cluster, h, standing, look);
+        let mut facts = host_facts(&self.cluster, h, standing, look);
+        self.hide_stray(&mut facts);
         self.tell(h, FromHost::Host(Box::new(facts)));
         let replica = &self.groups[session.group].replicas[session.replica];
         let observer = replica.view.clusters.get(&cluster_id()).and_then(|c| c.observer.as_ref());

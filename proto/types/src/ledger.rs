@@ -31,3 +31,10 @@ pub struct Readmit {
     /// any more.
     pub forget: bool,
 }
+
+impl Readmit {
+    /// Tells whether an operator vouched for the host's state; an enrolment only takes a floor over.
+    pub const fn proven(&self) -> bool {
+        self.forget || self.closes.is_some()
+    }
+}

@@ -10,7 +10,7 @@ use super::Applier;
 use crate::{
     cmd::{Enrol, Response},
     hold, mutation,
-    state::{Enrolment, HoldStage, Lease, Readmission},
+    state::{Enrolment, HoldStage, Lease, Readmission, Witness},
 };
 
 impl Applier<'_> {
@@ -36,14 +36,17 @@ impl Applier<'_> {
         if let Some(refusal) = self.refuse_enrolment(hello) {
             return refusal;
         }
+        self.take_witness(hello);
         let floor = self.highest_floor(&hello.host);
+        let witness = self.state.witnessed.get(&hello.host).cloned();
         let hosts = &mut self.state.hosts;
         let entry = hosts.entry(hello.host.clone()).or_insert_with(|| fresh(hello, floor));
         entry.clusters.clone_from(&hello.clusters);
         if hello.generation > entry.generation {
             // An operator issued a new certificate: the host is enrolled anew, its ledger too.
             let outboxes = std::mem::take(&mut entry.outboxes);
-            *entry = Enrolment { outboxes, ..fresh(hello, floor) };
+            let (allotted, own) = (entry.allotted, entry.own);
+            *entry = Enrolment { outboxes, allotted, own, ..fresh(hello, floor) };
             for outbox in entry.outboxes.values_mut() {
                 // They were meant for the ledger that is gone.
                 outbox.pending.clear();
@@ -53,7 +56,8 @@ impl Applier<'_> {
         let Some(entry) = self.state.hosts.get_mut(&hello.host) else {
             return Response::ignored("the host is not enrolled");
         };
-        entry.amnesic = amnesia(entry, hello);
+        entry.own = entry.own.max(hello.ledger.as_ref().map_or(Token(0), |said| said.own));
+        entry.amnesic = amnesia(entry, hello).or_else(|| unaccounted(entry, witness.as_ref()));
         if entry.amnesic.is_none() {
             entry.heard(hello.ledger_position, chain(hello));
             entry.floor = hello.ledger.as_ref().map_or(entry.floor, |said| said.floor);
@@ -72,6 +76,24 @@ impl Applier<'_> {
         };
         self.refresh_promises();
         answer
+    }
+
+    /// Takes what a host agent has promised away for others, and looks again at those hosts. What an
+    /// old ledger promised was promised all the same.
+    fn take_witness(&mut self, hello: &Enrol) {
+        let Some(said) = &hello.ledger else { return };
+        for (host, token) in said.promised_for.iter().filter(|(host, _)| **host != hello.host) {
+            let word = Witness { token: *token, by: hello.host.clone() };
+            let kept = self.state.witnessed.entry(host.clone()).or_insert_with(|| word.clone());
+            if kept.token < word.token {
+                *kept = word;
+            }
+            if let Some(known) = self.state.hosts.get_mut(host)
+                && known.amnesic.is_none()
+            {
+                known.amnesic = unaccounted(known, Some(&*kept));
+            }
+        }
     }
 
     fn refuse_enrolment(&self, hello: &Enrol) -> Option<Response> {
@@ -162,6 +184,8 @@ fn fresh(hello: &Enrol, floor: Token) -> Enrolment {
         mark: None,
         committed_position: 0,
         amnesic: None,
+        allotted: Token(0),
+        own: Token(0),
         readmission: takes_floor.then_some(readmission),
         floor: Token(0),
         gone: None,
@@ -172,6 +196,18 @@ fn fresh(hello: &Enrol, floor: Token) -> Enrolment {
 
 fn chain(hello: &Enrol) -> &str {
     hello.ledger.as_ref().map_or("", |said| &said.chain)
+}
+
+/// Says what stands against a host that was to be held under a token of which neither these
+/// coordinators nor its own ledger know (S8): one of them was put back, and the host may be disturbed.
+fn unaccounted(known: &Enrolment, witness: Option<&Witness>) -> Option<String> {
+    let witness = witness.filter(|w| w.token > known.allotted.max(known.own))?;
+    (!mutation::is("s8-witness-unheard")).then(|| {
+        format!(
+            "`{}` promised token {} away so that it could be held, of which neither its ledger nor these coordinators know: its ledger, or their state, was put back",
+            witness.by, witness.token
+        )
+    })
 }
 
 fn amnesia(known: &Enrolment, hello: &Enrol) -> Option<String> {
@@ -205,6 +241,9 @@ fn amnesia(known: &Enrolment, hello: &Enrol) -> Option<String> {
                 mark.position
             ));
         }
+    }
+    if let Some(why) = hello.ledger.as_ref().and_then(|said| said.lost.as_ref()) {
+        return Some(format!("its host agent says: {why}"));
     }
     known.readmission.as_ref().map(|_| "its ledger has not taken the token floor yet".to_owned())
 }

@@ -83,7 +83,11 @@ impl Applier<'_> {
             pending.ledger == hello.ledger_id
                 && said.readmitted.as_ref() == Some(&pending.readmit.act)
         });
-        if taken.is_none_or(|taken| !taken.readmit.forget) {
+        let Some(taken) = taken else { return };
+        if taken.readmit.proven() {
+            entry.own = entry.own.max(taken.readmit.floor);
+        }
+        if !taken.readmit.forget {
             return;
         }
         entry.ledger_id = hello.ledger_id.clone();
@@ -108,6 +112,7 @@ impl Applier<'_> {
     /// Returns the largest token that was allotted, or that any other host agent is known to refuse.
     pub(super) fn highest_floor(&self, host: &HostId) -> Token {
         let others = self.state.hosts.values().filter(|e| &e.host != host).map(|e| e.floor);
-        others.max().unwrap_or_default().max(self.state.last_token)
+        let witnessed = self.state.witnessed.get(host).map_or(Token(0), |witness| witness.token);
+        others.max().unwrap_or_default().max(self.state.last_token).max(witnessed)
     }
 }

@@ -44,6 +44,15 @@ pub struct LedgerSaid {
     pub open_hold: Option<Token>,
     /// The last readmission.
     pub readmitted: Option<String>,
+    /// The largest token that it accounts for: opened or closed there, or covered by a readmission.
+    #[serde(default)]
+    pub own: Token,
+    /// For each host that a token was promised away for: the largest one.
+    #[serde(default)]
+    pub promised_for: BTreeMap<HostId, Token>,
+    /// Why it cannot be the newest one, as its host agent knows by itself.
+    #[serde(default)]
+    pub lost: Option<String>,
 }
 
 /// A host agent's answer to a promise request.

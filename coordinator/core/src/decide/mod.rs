@@ -69,6 +69,8 @@ pub struct PromiseWanted {
     pub cluster: ClusterId,
     /// The token.
     pub token: Token,
+    /// The host that is to be held under it.
+    pub held: HostId,
 }
 
 /// An order that is wanted to be sent.

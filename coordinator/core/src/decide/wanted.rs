@@ -4,18 +4,30 @@ use grayfin_types::status::RolloutState;
 
 use super::{Look, OrderWanted, PromiseWanted, Wanted};
 use crate::{
-    hold,
-    state::{HoldStage, State},
+    hold, mutation,
+    state::{Hold, HoldStage, State},
     view::View,
 };
+
+/// Tells whether every host agent that a hold concerns has said hello to this leader. Each one's hello
+/// says for whom it has promised tokens away: only when all have spoken is it known that none of those
+/// who are asked is a host that was held while these coordinators, or its ledger, were put back (S8). All
+/// must promise in any case.
+fn all_have_spoken(state: &State, view: &View, held: &Hold) -> bool {
+    let required = hold::required(state, &held.host, &held.covers);
+    required.iter().all(|(host, _)| view.is_connected(host)) && view.is_connected(&held.host)
+        || mutation::is("s8-witness-not-awaited")
+}
 
 pub(super) fn of(state: &State, view: &View) -> Wanted {
     let mut wanted = Wanted::default();
     for held in state.holds.values().filter(|h| h.stage == HoldStage::Asking) {
+        if !all_have_spoken(state, view, held) {
+            continue;
+        }
         for (host, cluster) in hold::missing(state, held) {
-            if view.is_connected(&host) {
-                wanted.promises.push(PromiseWanted { host, cluster, token: held.token });
-            }
+            let (token, held) = (held.token, held.host.clone());
+            wanted.promises.push(PromiseWanted { host, cluster, token, held });
         }
     }
     for enrolment in state.hosts.values() {

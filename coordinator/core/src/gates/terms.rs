@@ -10,7 +10,7 @@ use grayfin_types::{
 };
 
 use super::{Input, Moment, Verdict, reason};
-use crate::{decide::debts, state::CanaryPhase, view::LocalTime};
+use crate::{decide::debts, mutation, state::CanaryPhase, view::LocalTime};
 
 /// Days as a plan names them.
 const DAYS: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
@@ -57,7 +57,7 @@ pub(super) fn memory_loss(input: &Input<'_>) -> Verdict {
 fn would_vanish(input: &Input<'_>, memory: &[MemoryObject], verdict: &mut Verdict) {
     for object in memory.iter().filter(|o| !o.provided_for) {
         let name = loss_name(object);
-        if !input.accepted_losses.contains(&name) {
+        if !input.accepted_losses.contains(&name) && !mutation::is("s13-unlisted-is-fine") {
             verdict.stop_at_start(
                 input,
                 reason(

@@ -35,12 +35,27 @@ pub struct Enrolment {
     /// Tokens up to this one are refused there, as far as was heard.
     #[serde(default)]
     pub floor: Token,
+    /// The largest token that was allotted here to hold this host.
+    #[serde(default)]
+    pub allotted: Token,
+    /// The largest token that its ledger was heard to account for.
+    #[serde(default)]
+    pub own: Token,
     /// An operator attested that the host is powered off for good (S2).
     pub gone: Option<Gone>,
     /// Version of the host agent.
     pub agent_version: String,
     /// Orders by cluster.
     pub outboxes: BTreeMap<ClusterId, Outbox>,
+}
+
+/// Another host agent's word that a token was promised away so that a host could be held (S2).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Witness {
+    /// The largest such token.
+    pub token: Token,
+    /// Whose word.
+    pub by: HostId,
 }
 
 /// An operator's word that a host's state is proven.

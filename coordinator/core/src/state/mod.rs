@@ -17,7 +17,9 @@ use serde::{Deserialize, Serialize};
 pub use canary::{CanaryPhase, CanaryRun, Check, WriterStatus};
 pub use coordinators::{Act, Coordinators, GroupAct};
 pub use debt::Debt;
-pub use enrolment::{Enrolment, Gone, OrderBody, OrderEntry, OrderKind, Outbox, Readmission};
+pub use enrolment::{
+    Enrolment, Gone, OrderBody, OrderEntry, OrderKind, Outbox, Readmission, Witness,
+};
 pub use rollout::{CloseAs, GoRecord, HostRun, Rollout, Staging};
 
 use crate::cmd::Response;
@@ -50,6 +52,9 @@ pub struct State {
     pub last_token: Token,
     /// Every host whose agent has enrolled.
     pub hosts: BTreeMap<HostId, Enrolment>,
+    /// For each host, what other host agents have promised away for it.
+    #[serde(default)]
+    pub witnessed: BTreeMap<HostId, Witness>,
     /// Holds by the cluster of their rollout; a hold may cover other clusters too.
     pub holds: BTreeMap<ClusterId, Hold>,
     /// Holds that an operator broke and whose host agent has not closed them yet (S3).
@@ -78,6 +83,7 @@ impl Default for State {
             lease: None,
             last_token: Token(0),
             hosts: BTreeMap::new(),
+            witnessed: BTreeMap::new(),
             holds: BTreeMap::new(),
             broken: Vec::new(),
             debts: Vec::new(),

@@ -8,7 +8,10 @@ use grayfin_types::{
 };
 
 use super::{OBSERVER_SILENT_MS, Seen, View};
-use crate::state::{HoldStage, State};
+use crate::{
+    mutation,
+    state::{HoldStage, State},
+};
 
 /// The host agent that looks at a cluster as a whole (S9).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -118,6 +121,7 @@ impl View {
     pub(super) fn designate(&mut self, state: &State, cluster: &ClusterId, now_ms: u64) {
         let held = |host: &HostId| {
             state.holds.values().any(|h| h.stage != HoldStage::Asking && &h.host == host)
+                && !mutation::is("s9-observer-held")
         };
         let fit: Vec<HostId> = state
             .hosts_of(cluster)

@@ -23,4 +23,5 @@ mod rollout;
 mod steering;
 mod trouble;
 mod ways_out;
+mod witness;
 mod world;

@@ -44,6 +44,9 @@ fn said(chain: &str, proof: Option<(u64, &str)>) -> LedgerSaid {
         floor: Token(0),
         open_hold: None,
         readmitted: None,
+        own: Token(0),
+        promised_for: [].into(),
+        lost: None,
     }
 }
 
