@@ -19,6 +19,8 @@ use standin::config::Role;
 
 /// Here somebody changes a file of the new software: the upgrade fails and is undone.
 const SPOIL_AT: &str = "act.verify.upgrade.before";
+/// Places in the write that closes a hold.
+const CLOSING: &str = "ledger.ordered.close.";
 /// `datanodeRestartInterval` as it is configured: another effect on the cluster as a whole that has to
 /// be undone. Long enough, scaled too, to start nothing in the middle of a test; the version that is
 /// installed does not count the first hundred seconds.
@@ -131,6 +133,11 @@ async fn complete(victim: Victim) {
                     going += 1;
                     if place == SPOIL_AT && host == hosts[0] {
                         host = hosts[1];
+                    }
+                    // Who is killed in closing may tidy up in another way; the others pass the
+                    // places of tidying up.
+                    if place.starts_with(CLOSING) {
+                        host = hosts[2];
                     }
                 }
             }
