@@ -7,7 +7,6 @@ pub const ALL: &[(&str, &str)] = &[
     ("s2-older-authority", "commands of an older term or incarnation are obeyed"),
     ("s2-raise-unproven", "a higher incarnation needs no operator's act"),
     ("s2-newer-term-aborts", "a newer term turns a running sequence round"),
-    ("s3-close-forgets-token", "a closed token is not remembered"),
     ("s1-promise-while-held", "a promise is given while a hold is open"),
     ("s1-run-while-held", "another hold is taken up while one is open"),
     ("s2-forgets-promise", "a promised token is taken up all the same: the promise is not kept"),

@@ -20,7 +20,6 @@ pub const ALL: &[(&str, &str)] = &[
     ("s8-amnesia-unnoticed", "a host agent with an old ledger is taken for whole"),
     ("s8-regrown-unnoticed", "an old copy of a ledger that grew again is taken for whole"),
     ("s8-witness-unheard", "what others promised away for a host does not count"),
-    ("s8-witness-not-awaited", "promises are asked for before every host agent has spoken"),
     ("s8-closes-amnesic", "a close is decided for a host whose ledger is old"),
     ("s8-readmit-unproven", "a host is readmitted and nobody looks at its nodes"),
     ("s9-unknown-is-fine", "a gate that cannot know passes"),

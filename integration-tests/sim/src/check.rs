@@ -10,7 +10,7 @@ use grayfin_coordinator_core::{
     state::{CanaryPhase, HoldStage, Rollout},
 };
 use grayfin_types::{
-    HostId, RolloutId, Token,
+    Code, HostId, RolloutId, Token,
     status::RolloutState,
     step::{SequenceState, Step},
 };
@@ -375,6 +375,7 @@ impl World {
                 SequenceState::Failed { .. } => "sequence failed before first start",
                 SequenceState::Running { .. } | SequenceState::Closed => "sequence ended oddly",
             }),
+            Event::Failed { code: Code::Aborted, step, .. } => self.judge_turned(before, *step),
             Event::HostRestarted { .. } => self.tally.note("host restarted under a hold"),
             Event::Started { .. }
             | Event::Finished { .. }
