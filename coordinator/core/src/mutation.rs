@@ -21,7 +21,6 @@ pub const ALL: &[(&str, &str)] = &[
     ("s8-regrown-unnoticed", "an old copy of a ledger that grew again is taken for whole"),
     ("s8-witness-unheard", "what others promised away for a host does not count"),
     ("s8-closes-amnesic", "a close is decided for a host whose ledger is old"),
-    ("s8-readmit-unproven", "a host is readmitted and nobody looks at its nodes"),
     ("s9-unknown-is-fine", "a gate that cannot know passes"),
     ("s9-leader-by-one", "one controller's word makes a leader"),
     ("s9-observer-held", "the held host's agent may be the observer"),

@@ -472,7 +472,7 @@ impl World {
             truth.down_since_ms = (!up).then(|| truth.down_since_ms.unwrap_or(self.now_ms));
         }
         let now_ms = self.now_ms;
-        if self.cluster.whole() {
+        if self.cluster.whole(&self.operator.gone) {
             self.truth.whole_last_ms = now_ms;
             self.truth.bad_since_ms = None;
         } else {

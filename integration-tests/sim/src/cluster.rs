@@ -439,10 +439,11 @@ impl Cluster {
         })
     }
 
-    /// Tells whether all is well: every node of every host up, a leader, every replica current.
-    pub fn whole(&self) -> bool {
+    /// Tells whether all is well: every node up, except on hosts that were attested as gone, a leader, every
+    /// replica current.
+    pub fn whole(&self, gone: &[usize]) -> bool {
         self.leader.is_some()
-            && self.nodes.iter().all(|n| n.up)
+            && self.nodes.iter().all(|n| n.up || gone.contains(&n.host))
             && self.chunks.iter().all(|c| c.replicas.iter().all(|(_, v)| *v == c.version))
     }
 }
