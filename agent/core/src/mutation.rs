@@ -18,7 +18,6 @@ pub const ALL: &[(&str, &str)] = &[
     ("s9-contradiction-is-fine", "what the leader says counts, whatever the node itself answers"),
     ("s9-guard-unknown-is-fine", "a guard that cannot know passes"),
     ("s6-swap-without-backup", "the software is replaced without a backup"),
-    ("s8-promise-names-nobody", "a promise does not say which host it was for"),
     ("s8-order-twice", "an order that comes again, or late, runs again"),
     ("s8-readmit-without-floor", "a readmitted host does not take the floor of the others"),
     ("s8-acts-before-it-writes", "the upgrade is begun without its durable intent"),
