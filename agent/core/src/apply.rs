@@ -243,9 +243,7 @@ impl State {
                 });
             }
             Task::Close => {
-                if !mutation::is("s3-close-forgets-token") {
-                    self.floor = self.floor.max(order.token);
-                }
+                self.floor = self.floor.max(order.token);
                 self.own = self.own.max(order.token);
                 self.hold.take_if(|hold| hold.token == order.token);
             }

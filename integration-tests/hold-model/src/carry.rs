@@ -236,7 +236,10 @@ impl Protocol {
             };
             if skips && !in_force {
                 let yes = true;
-                next = self.coordinators.deed(next, Deed::Promise { host, token, yes }).life;
+                next = self
+                    .coordinators
+                    .deed(next, Deed::Promise { host, token, yes, position: 0 })
+                    .life;
             }
         }
         next

@@ -204,7 +204,7 @@ fn start(state: &mut State, number: u8) -> bool {
         .collect();
     for (host, number) in orders {
         let told = None;
-        let answer = Deed::Answer { host, number, token: 0, yes: true, told };
+        let answer = Deed::Answer { host, number, token: 0, yes: true, told, position: 0 };
         let staged = Deed::Report { host, token: 0, told: Told::Up, position: 0 };
         for deed in [answer, staged] {
             let cmd = command(state, deed).expect("answers and reports always fit");

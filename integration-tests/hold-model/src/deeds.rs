@@ -58,6 +58,8 @@ pub enum Deed {
         token: u8,
         /// Yes.
         yes: bool,
+        /// The ledger's position then.
+        position: u16,
     },
     /// A host agent answered an order.
     Answer {
@@ -71,6 +73,8 @@ pub enum Deed {
         yes: bool,
         /// The sequence's state then.
         told: Option<Told>,
+        /// The ledger's position then.
+        position: u16,
     },
     /// A host agent reported; position 0 is not in its ledger.
     Report {
@@ -189,28 +193,30 @@ pub(crate) fn command(state: &State, deed: Deed) -> Option<Cmd> {
 /// Makes the real command of what a host agent said.
 fn heard(deed: Deed) -> Option<Cmd> {
     Some(match deed {
-        Deed::Promise { host: of, token, yes } => Cmd::RecordPromise(PromiseAnswered {
+        Deed::Promise { host: of, token, yes, position } => Cmd::RecordPromise(PromiseAnswered {
             host: host(of),
             cluster: cluster(),
             token: Token(token.into()),
             promised: yes,
             code: None,
             why: String::new(),
-            ledger_position: 0,
+            ledger_position: position.into(),
             chain: String::new(),
         }),
-        Deed::Answer { host: of, number, token, yes, told } => Cmd::OrderAnswered(OrderAnswered {
-            host: host(of),
-            cluster: cluster(),
-            number: OrderNumber(number.into()),
-            token: Token(token.into()),
-            accepted: yes,
-            code: None,
-            why: String::new(),
-            ledger_position: 0,
-            chain: String::new(),
-            state: told.map(Told::state),
-        }),
+        Deed::Answer { host: of, number, token, yes, told, position } => {
+            Cmd::OrderAnswered(OrderAnswered {
+                host: host(of),
+                cluster: cluster(),
+                number: OrderNumber(number.into()),
+                token: Token(token.into()),
+                accepted: yes,
+                code: None,
+                why: String::new(),
+                ledger_position: position.into(),
+                chain: String::new(),
+                state: told.map(Told::state),
+            })
+        }
         Deed::Report { host: of, token, told, position } => Cmd::Reported {
             report: Report {
                 host: host(of),

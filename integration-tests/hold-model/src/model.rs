@@ -260,12 +260,20 @@ impl Protocol {
         {
             let to = message.to;
             let deed = match (reply, message.asked) {
-                (Reply::Promise(yes), Asked::Promise) => {
-                    Deed::Promise { host: to, token: message.token, yes }
-                }
-                (Reply::Order { yes, told, .. }, Asked::Order { number, .. }) => {
-                    Deed::Answer { host: to, number, token: message.token, yes, told }
-                }
+                (Reply::Promise(yes), Asked::Promise) => Deed::Promise {
+                    host: to,
+                    token: message.token,
+                    yes,
+                    position: after.position(),
+                },
+                (Reply::Order { yes, told, .. }, Asked::Order { number, .. }) => Deed::Answer {
+                    host: to,
+                    number,
+                    token: message.token,
+                    yes,
+                    told,
+                    position: after.position(),
+                },
                 _ => return next,
             };
             next.set_group(message.from, self.coordinators.deed(group, deed).life);

@@ -69,11 +69,11 @@ impl Writer {
         }
     }
 
-    /// Reads every acknowledged row of a rollout back.
-    pub fn check(&mut self, rollout: &RolloutId, cluster: &Cluster) -> CanaryStatus {
+    /// Reads every acknowledged row of a rollout back; `blind` where no node answers in time.
+    pub fn check(&mut self, rollout: &RolloutId, cluster: &Cluster, blind: bool) -> CanaryStatus {
         let rows = self.rows.get(rollout).map_or(&[][..], Vec::as_slice);
         let readable = |(chunk, _): &&(usize, u64)| {
-            cluster.leader.is_some() && cluster.readable(&cluster.chunks[*chunk], None)
+            !blind && cluster.leader.is_some() && cluster.readable(&cluster.chunks[*chunk], None)
         };
         let read = rows.iter().filter(readable).count() as u64;
         let lost = cluster.lost_rows.min(read);

@@ -10,7 +10,7 @@ use grayfin_coordinator_core::{
     state::{CanaryPhase, HoldStage, Rollout},
 };
 use grayfin_types::{
-    HostId, RolloutId, Token,
+    Code, HostId, RolloutId, Token,
     status::RolloutState,
     step::{SequenceState, Step},
 };
@@ -375,6 +375,7 @@ impl World {
                 SequenceState::Failed { .. } => "sequence failed before first start",
                 SequenceState::Running { .. } | SequenceState::Closed => "sequence ended oddly",
             }),
+            Event::Failed { code: Code::Aborted, step, .. } => self.judge_turned(before, *step),
             Event::HostRestarted { .. } => self.tally.note("host restarted under a hold"),
             Event::Started { .. }
             | Event::Finished { .. }
@@ -471,7 +472,7 @@ impl World {
             truth.down_since_ms = (!up).then(|| truth.down_since_ms.unwrap_or(self.now_ms));
         }
         let now_ms = self.now_ms;
-        if self.cluster.whole() {
+        if self.cluster.whole(&self.operator.gone) {
             self.truth.whole_last_ms = now_ms;
             self.truth.bad_since_ms = None;
         } else {

@@ -9,6 +9,7 @@ use grayfin_types::{
     Code, HostId, RolloutId,
     facts::{ClusterFacts, NodeRole},
     status::RolloutState,
+    step::Step,
 };
 
 use crate::{
@@ -106,6 +107,10 @@ impl World {
                 });
                 if *allowed {
                     self.judge_observer(g, &decided.host);
+                    let age = self.now_ms.saturating_sub(self.truth.clear_ms);
+                    self.truth.expect("S9", age <= policy().fact_age_max_ms + 50, || {
+                        format!("a go, and no clear look for {age} ms")
+                    });
                 }
             }
             (Cmd::Start(start), Response::Started { .. }) => {
@@ -118,6 +123,14 @@ impl World {
             }
             _ => {}
         }
+    }
+
+    /// Commitment: an operator's wish turns nothing round after the first start.
+    pub(crate) fn judge_turned(&mut self, before: Option<&Hold>, step: Step) {
+        let late = before.is_some_and(|hold| hold.first_start);
+        self.truth.expect("Commitment", !late, || {
+            format!("`{step}` is given up for an operator's wish after the first start")
+        });
     }
 
     /// S9: whoever looks at the cluster is not on the held host.

@@ -361,11 +361,25 @@ impl Cluster {
         (0..self.nodes.len()).filter(|n| self.nodes[*n].spec.role == NodeRole::Controller)
     }
 
-    /// Returns the members of the one streaming Raft group: the data nodes of the first three hosts.
+    /// Puts every replica onto the first two hosts: then it is not replicas that forbid most outages.
+    pub fn narrow(&mut self) {
+        let of_host = |h: usize| {
+            let data = |n: &usize| self.nodes[*n].spec.role == NodeRole::DataNode;
+            self.of_host(h).find(data)
+        };
+        let (Some(first), Some(second)) = (of_host(0), of_host(1)) else { return };
+        for chunk in &mut self.chunks {
+            chunk.replicas = vec![(first, 1), (second, 1)];
+        }
+    }
+
+    /// Returns the members of the one streaming Raft group: the data nodes of the first three hosts where
+    /// there are four. With three, its quorum would forbid what the room for new partitions forbids.
     pub fn raft_group(&self) -> Vec<usize> {
         let member =
             |n: &usize| self.nodes[*n].spec.role == NodeRole::DataNode && self.nodes[*n].host < 3;
-        (0..self.nodes.len()).filter(member).collect()
+        let four = self.hosts.len() > 3;
+        (0..self.nodes.len()).filter(|n| four && member(n)).collect()
     }
 
     /// Names what lives on a host's data node and no startup script makes again, as it is accepted.
@@ -425,10 +439,11 @@ impl Cluster {
         })
     }
 
-    /// Tells whether all is well: every node of every host up, a leader, every replica current.
-    pub fn whole(&self) -> bool {
+    /// Tells whether all is well: every node up, except on hosts that were attested as gone, a leader, every
+    /// replica current.
+    pub fn whole(&self, gone: &[usize]) -> bool {
         self.leader.is_some()
-            && self.nodes.iter().all(|n| n.up)
+            && self.nodes.iter().all(|n| n.up || gone.contains(&n.host))
             && self.chunks.iter().all(|c| c.replicas.iter().all(|(_, v)| *v == c.version))
     }
 }

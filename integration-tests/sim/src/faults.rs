@@ -262,7 +262,8 @@ impl World {
 
     /// A node of another host is stopped by hand just before a down action, if that was drawn.
     pub(crate) fn strike(&mut self, h: usize) {
-        if std::mem::take(&mut self.chaos.strike) && !self.chaos.over {
+        let again = self.chaos.faults > 0 && self.chaos.side.percent(4);
+        if (std::mem::take(&mut self.chaos.strike) || again) && !self.chaos.over {
             self.stop_by_hand(Some(h));
             self.tally.note("node of another host stopped just before a down action");
         }

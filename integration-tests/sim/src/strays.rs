@@ -27,13 +27,17 @@ impl World {
         }
     }
 
-    /// Now and then somebody keeps a table in a data node's memory, and an operator accepts its loss, or
-    /// asks for what cannot be had.
-    pub(crate) fn scratch_tables(&mut self) {
+    /// Worlds differ: somebody keeps a table in a data node's memory that no script makes, or every replica
+    /// lies on two hosts.
+    pub(crate) fn vary(&mut self) {
         if self.chaos.side.percent(20) {
             let h = self.chaos.side.index(self.cluster.hosts.len());
             self.cluster.hosts[h].scratch = true;
             self.tally.note("table in memory that no script makes");
+        }
+        if self.chaos.side.percent(15) {
+            self.cluster.narrow();
+            self.tally.note("all replicas on two hosts");
         }
     }
 

@@ -61,7 +61,12 @@ impl World {
                     (order, status)
                 }
                 CanaryTask::Check(order) => {
-                    let status = self.agents[h].writer.check(&order.rollout, &self.cluster);
+                    let blind = !self.chaos.over && self.chaos.side.percent(4);
+                    let writer = &mut self.agents[h].writer;
+                    let status = writer.check(&order.rollout, &self.cluster, blind);
+                    if blind {
+                        self.tally.note("rows that could not be read back in time");
+                    }
                     (order, status)
                 }
             };

@@ -84,7 +84,7 @@ impl World {
             queued: 0,
             sessions: 0,
         };
-        world.scratch_tables();
+        world.vary();
         world.set_going();
         world
     }

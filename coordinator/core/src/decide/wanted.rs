@@ -4,7 +4,7 @@ use grayfin_types::status::RolloutState;
 
 use super::{Look, OrderWanted, PromiseWanted, Wanted};
 use crate::{
-    hold, mutation,
+    hold,
     state::{Hold, HoldStage, State},
     view::View,
 };
@@ -16,7 +16,6 @@ use crate::{
 fn all_have_spoken(state: &State, view: &View, held: &Hold) -> bool {
     let required = hold::required(state, &held.host, &held.covers);
     required.iter().all(|(host, _)| view.is_connected(host)) && view.is_connected(&held.host)
-        || mutation::is("s8-witness-not-awaited")
 }
 
 pub(super) fn of(state: &State, view: &View) -> Wanted {
