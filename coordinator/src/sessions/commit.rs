@@ -31,7 +31,7 @@ const GO_AGAIN: Duration = Duration::from_millis(250);
 #[derive(Debug)]
 pub(crate) enum Item {
     /// To be committed.
-    Command(Cmd),
+    Command(Box<Cmd>),
     /// A request for a go, which is judged after everything that was said before it.
     Go(go::Ask),
 }
@@ -49,7 +49,7 @@ pub(crate) async fn run(
         let mut batch = Vec::new();
         for item in taken.drain(..) {
             match item {
-                Item::Command(command) => batch.push(command),
+                Item::Command(command) => batch.push(*command),
                 Item::Go(ask) => {
                     if let Err(refused) = committer.commit(&mut batch).await {
                         return status::refused(&refused);

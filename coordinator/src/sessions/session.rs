@@ -305,7 +305,7 @@ impl Session {
                     shared.sight.update(|view| view.progress(report));
                     None
                 } else {
-                    Some(Item::Command(Cmd::Reported { report }))
+                    Some(Item::Command(Box::new(Cmd::Reported { report })))
                 }
             }
             from_host::Message::Canary(report) => {
@@ -318,11 +318,15 @@ impl Session {
                     });
                     None
                 } else {
-                    Some(Item::Command(Cmd::CanaryReported(report)))
+                    Some(Item::Command(Box::new(Cmd::CanaryReported(report))))
                 }
             }
-            from_host::Message::Promise(answer) => Some(Item::Command(self.peer.promise(&answer)?)),
-            from_host::Message::Order(answer) => Some(Item::Command(self.peer.order(&answer)?)),
+            from_host::Message::Promise(answer) => {
+                Some(Item::Command(Box::new(self.peer.promise(&answer)?)))
+            }
+            from_host::Message::Order(answer) => {
+                Some(Item::Command(Box::new(self.peer.order(&answer)?)))
+            }
             from_host::Message::Go(request) => Some(Item::Go(self.peer.go(&request)?)),
             from_host::Message::Hello(_) => {
                 return Err(Error::Malformed("a second hello in one session".to_owned()));
