@@ -157,6 +157,11 @@ mod tests {
             .stdin(std::process::Stdio::piped())
             .spawn()
             .unwrap();
+        // The kernel lets its maker go on a moment before the arguments can be seen.
+        let seen = format!("/proc/{}/cmdline", child.id());
+        while fs::read(&seen).unwrap().is_empty() {
+            std::thread::yield_now();
+        }
         let script = ["sh".to_owned(), "stop.sh".to_owned()];
         let matched = matched_by_script(&script, dir.path(), "root").unwrap();
         let told = outside(&matched, &[]);

@@ -145,6 +145,8 @@ impl OperatorService {
             }
         };
         tracing::info!(%rollout, action = action.word(), %by, "operator's request");
+        // Applying changes the state in place if nobody else holds it, and copies it otherwise.
+        drop(state);
         let readmitted =
             if let Action::Readmit { host, .. } = &action { Some(host.clone()) } else { None };
         let command = Cmd::Control(Control {
