@@ -112,9 +112,7 @@ impl OperatorService {
         if wish.reason.len() > REASON_MAX {
             return Err(bad_request(&format!("a reason has {REASON_MAX} bytes at most")));
         }
-        if !self.is_confirmed_by_recording(&wish) {
-            must_lead(&self.shared).await?;
-        }
+        must_lead(&self.shared).await?;
         let state = self.shared.store.state();
         let action = match self.judged(&wish, &state)? {
             Ok(action) => action,
@@ -164,19 +162,6 @@ impl OperatorService {
                 .end(&host, Status::unavailable("the host was readmitted: hello again"));
         }
         Ok(control_answer(applied))
-    }
-
-    /// Says whether recording the wish is all that there is to it: the engine records it only if this
-    /// coordinator leads, and a round of heartbeats before would cost as much again. What is looked up,
-    /// seen or refused here needs the lead confirmed first.
-    fn is_confirmed_by_recording(&self, wish: &ControlRequest) -> bool {
-        let known = RolloutId::new(&*wish.rollout)
-            .is_ok_and(|id| self.shared.store.state().rollouts.contains_key(&id));
-        let judged_by_apply = matches!(
-            plain(wish),
-            Ok(Action::Pause | Action::Resume | Action::Abort | Action::Retry)
-        );
-        known && judged_by_apply && self.shared.drives()
     }
 
     /// Reads what is to be done. A readmission is judged here, by what is seen (S8).
