@@ -165,7 +165,6 @@ pub fn promise(
         );
         return Promise::Refuse(Refusal { code: Code::HoldOpen, why });
     }
-    let held = held.filter(|_| !mutation::is("s8-promise-names-nobody"));
     let told = held.is_none_or(|host| state.promised_for.get(host).is_some_and(|of| *of >= token));
     if token <= state.floor && standing == Standing::Known && told {
         return Promise::Already;

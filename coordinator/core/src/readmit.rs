@@ -10,7 +10,6 @@ use grayfin_types::{
 use crate::{
     cmd::{Action, Response},
     gates::reason,
-    mutation,
     state::{Enrolment, State},
     view::View,
 };
@@ -86,9 +85,6 @@ fn floor_of(view: &View, of: &Enrolment) -> Option<Token> {
 /// Says what is not proven of a host's nodes of one cluster.
 fn unproven(view: &View, enrolment: &Enrolment, cluster: &ClusterId, now_ms: u64) -> Vec<Reason> {
     let host = &enrolment.host;
-    if mutation::is("s8-readmit-unproven") {
-        return Vec::new();
-    }
     let limit_ms = Policy::default().fact_age_max_ms;
     let seen = view.facts(host, cluster);
     let Some(seen) = seen.filter(|seen| now_ms.saturating_sub(seen.at_ms) <= limit_ms) else {
