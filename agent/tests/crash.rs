@@ -14,7 +14,7 @@ use double::{
     coordinator::{Coordinator, World},
     plan,
 };
-use grayfin_agent::failpoint;
+use grayfin_agent::{config::Settings, failpoint};
 use grayfin_proto::v1::OrderKind;
 use grayfin_types::{
     plan::Plan,
@@ -38,11 +38,15 @@ const ELSEWHERE: [(&str, &str); 7] = [
     ("ledger.journal", "the model host journals in `upgrade` only"),
 ];
 
-/// Not a test of its own: the host agent that the others start as a process.
+/// The host agent that the others start as a process of its own. By itself, without a site, it shows that
+/// a configuration that is not there is named.
 #[test]
-#[ignore = "the host agent that the other tests start, kill and start again; alone it has no site"]
 fn child() {
-    let Ok(config) = std::env::var(CHILD) else { return };
+    let Ok(config) = std::env::var(CHILD) else {
+        let error = Settings::load(Path::new("/nowhere/agent.toml")).unwrap_err();
+        assert!(error.to_string().contains("`/nowhere/agent.toml`"), "{error}");
+        return;
+    };
     tracing_subscriber::fmt()
         .with_env_filter("grayfin_agent=info,grayfin_failpoint=trace")
         .with_ansi(false)
@@ -62,7 +66,7 @@ fn start(site: &Site, fail_point: Option<&str>) -> Child {
         .unwrap();
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
-        .args(["--ignored", "--exact", "child", "--nocapture"])
+        .args(["--exact", "child", "--nocapture"])
         .env(CHILD, site.path().join("agent.toml"))
         .env_remove(failpoint::VARIABLE)
         .kill_on_drop(true)

@@ -54,7 +54,7 @@ async fn a_host_is_staged_upgraded_and_closed_and_all_of_it_is_reported() {
         assert!(world.passing.iter().any(node), "passing reports come too");
     });
     assert_eq!(site.host().violations(), None);
-    let work = site.path().join("state/work/hold-5");
+    let work = site.path().join("state").join("work").join("hold-5");
     double::eventually("the work folder is gone", || !work.exists()).await;
     agent.kill().await;
 }
@@ -210,9 +210,7 @@ async fn a_coordinator_that_dies_half_way_leaves_the_host_up_and_learns_everythi
     let (site, mut coordinator, agent) = connected().await;
     site.host().hang("execute.backup");
     coordinator.order(OrderKind::Run, 5, Some(&plan()));
-    // Killed sooner, it would hang again in its next life.
-    let hangs = || site.host().acts().iter().any(|act| act == "hangs execute.backup");
-    double::eventually("the backup hangs", hangs).await;
+    site.host().hangs("execute.backup").await;
     coordinator.stop().await;
     // All nodes are down now and the agent is alone. It is even killed, and comes back alone.
     agent.kill().await;
@@ -337,11 +335,7 @@ async fn an_abort_ends_a_step_that_hangs_and_a_panic_is_a_failed_step() {
     let (site, coordinator, agent) = connected().await;
     site.host().hang("execute.stop");
     coordinator.order(OrderKind::Run, 5, Some(&plan()));
-    let stopping = |world: &mut double::coordinator::World| {
-        let mut reports = world.reports.values();
-        reports.any(|r| r.step == Step::Stop && r.happened == Happened::Started).then_some(())
-    };
-    coordinator.until("stop begun", stopping).await;
+    site.host().hangs("execute.stop").await;
     let abort = coordinator.order(OrderKind::Abort, 5, NOTHING);
     assert!(coordinator.answer(abort).await.accepted);
     let ended = coordinator.ended(5).await;

@@ -6,7 +6,7 @@ mod double;
 
 use double::{CLUSTER, RunningAgent, canary, connected, plan};
 use grayfin_proto::v1::OrderKind;
-use grayfin_types::{Code, OrderNumber, Token, ledger::Readmit, plan::Plan, step::Step};
+use grayfin_types::{Code, OrderNumber, Token, ledger::Readmit, plan::Plan};
 
 const NOTHING: Option<&Plan> = None;
 
@@ -18,11 +18,7 @@ async fn an_old_copy_of_a_ledger_only_looks() {
     let agent = RunningAgent::start(&site.path().join("agent.toml"));
     site.host().hang("execute.stop");
     coordinator.order(OrderKind::Run, 5, Some(&plan()));
-    coordinator
-        .until("stop begun", |world| {
-            world.reports.values().any(|r| r.step == Step::Stop).then_some(())
-        })
-        .await;
+    site.host().hangs("execute.stop").await;
     agent.kill().await;
     // The ledger is put back, with and without the hold in it.
     let with_hold = std::fs::read(site.ledger()).unwrap();
@@ -76,20 +72,14 @@ async fn an_old_copy_proves_what_it_holds_and_goes_on_when_an_operator_readmits_
     let agent = RunningAgent::start(&site.path().join("agent.toml"));
     let proof = coordinator.until("proof", |world| world.proofs.first().cloned()).await;
     assert_eq!((proof.position, proof.chain.as_str()), (known, ""), "it is not so long");
-    let hello = coordinator
-        .until("readmitted", |world| {
-            world.hellos.iter().find(|hello| hello.readmitted == "op-1").cloned()
-        })
-        .await;
+    let hello = coordinator.readmitted("op-1").await;
     assert_eq!((hello.fences[0].floor, hello.fences[0].last_order), (9, 3));
     assert_eq!(hello.ledger_chain.len(), 32);
     coordinator.world(|world| {
         (world.committed, world.prove, world.readmit) = (0, None, None);
         world.promises.clear();
     });
-    coordinator.cut();
-    let sessions = coordinator.world(|world| world.hellos.len());
-    coordinator.until("hello again", |w| (w.hellos.len() > sessions).then_some(())).await;
+    coordinator.cut_until_hello().await;
     coordinator.promise(10);
     let answer = coordinator.until("promise", |world| world.promises.pop()).await;
     assert!(answer.promised, "{answer:?}");
@@ -119,16 +109,10 @@ async fn a_writer_of_an_old_ledger_ends_and_does_not_come_back_with_the_readmiss
     double::eventually("the writer ends", || birds() == ["start 1", "stop 1"]).await;
     coordinator.world(|world| world.readmit = Some(grayfin_proto::document::wrap(&readmit)));
     coordinator.cut();
-    coordinator
-        .until("readmitted", |world| {
-            world.hellos.iter().any(|hello| hello.readmitted == "op-1").then_some(())
-        })
-        .await;
+    coordinator.readmitted("op-1").await;
     // From here on the ledger counts; the coordinators' next canary is the only one.
     coordinator.world(|world| (world.committed, world.readmit) = (0, None));
-    coordinator.cut();
-    let sessions = coordinator.world(|world| world.hellos.len());
-    coordinator.until("hello again", |w| (w.hellos.len() > sessions).then_some(())).await;
+    coordinator.cut_until_hello().await;
     let next = coordinator.order(OrderKind::CanaryStart, 0, Some(&canary(2)));
     assert!(coordinator.answer(next).await.accepted);
     double::eventually("the next one starts", || birds().len() > 2).await;
@@ -149,11 +133,7 @@ async fn a_writer_of_a_good_ledger_outlives_a_readmission() {
     let readmit = Readmit { act, floor, closes: None, orders, forget: false };
     coordinator.world(|world| world.readmit = Some(grayfin_proto::document::wrap(&readmit)));
     coordinator.cut();
-    coordinator
-        .until("readmitted", |world| {
-            world.hellos.iter().any(|hello| hello.readmitted == "op-1").then_some(())
-        })
-        .await;
+    coordinator.readmitted("op-1").await;
     coordinator.world(|world| world.readmit = None);
     coordinator.cut();
     let stop = coordinator.order(OrderKind::CanaryStop, 0, Some(&canary(1)));

@@ -6,7 +6,7 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use grayfin_agent::process::{
@@ -19,24 +19,16 @@ use grayfin_agent::process::{
 };
 use grayfin_types::facts::{NodeRole, NodeSpec, ProcessIdentity};
 
+mod wait;
+
+use wait::wait_for;
+
 fn launcher() -> Launcher {
     Launcher::at(Path::new(env!("CARGO_BIN_EXE_grayfin-agent")))
 }
 
 fn words(all: &[&str]) -> Vec<String> {
     all.iter().map(|w| (*w).to_owned()).collect()
-}
-
-/// Waits until `look` finds something, without sleeping blindly: a deadline of 20 s.
-async fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "waited in vain for: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
 }
 
 /// An installation whose executable is a copy of bash, so that it can play any node.

@@ -322,6 +322,20 @@ impl Lab {
         self.wait_status(id, &format!("to be {state}"), |status| status.state == state).await
     }
 
+    /// Waits until a rollout is halted, and returns what it says: it must name all of these, and
+    /// `explain` a way out.
+    pub async fn wait_halted(&self, id: &str, names: &[&str]) -> anyhow::Result<RolloutStatus> {
+        let status = self.wait_state(id, RolloutState::Halted).await?;
+        let said = summary(&status);
+        say(&said);
+        for name in names {
+            ensure!(said.contains(name), "it does not name `{name}`: {said}");
+        }
+        let explained = words(&self.cli(&["explain", id]).await?);
+        ensure!(explained.contains("retry"), "`explain` names no way out: {explained}");
+        Ok(status)
+    }
+
     /// Waits until `status` is as wanted; fails at once if the rollout ends in another way.
     pub async fn wait_status(
         &self,

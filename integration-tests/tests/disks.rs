@@ -7,7 +7,6 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, ensure};
-use grayfin_types::status::{RolloutState, RolloutStatus};
 use grayfin_types::step::SequenceState;
 use integration_tests::suite::{self, CANARY, Changed, FROM, TO};
 use integration_tests::{Lab, Options, Target, wait};
@@ -18,19 +17,6 @@ const UPGRADE_LIMIT: &str = "upgrade_timeout_ms=8000";
 fn options(policy: &[&str]) -> Options {
     let policy_cfg = policy.iter().map(|line| (*line).to_owned()).collect();
     Options { version: FROM.to_owned(), policy_cfg, ..Options::default() }
-}
-
-/// Waits until a rollout is halted, and returns what it says: it must name all of these.
-async fn halted(lab: &Lab, id: &str, names: &[&str]) -> anyhow::Result<RolloutStatus> {
-    let status = lab.wait_state(id, RolloutState::Halted).await?;
-    let said = suite::summary(&status);
-    suite::say(&said);
-    for name in names {
-        ensure!(said.contains(name), "it does not name `{name}`: {said}");
-    }
-    let explained = suite::words(&lab.cli(&["explain", id]).await?);
-    ensure!(explained.contains("retry"), "`explain` names no way out: {explained}");
-    Ok(status)
 }
 
 /// The folders of a host that matter here.
@@ -49,7 +35,7 @@ async fn full_at_backup(lab: &Lab, id: &str, host: u8) -> anyhow::Result<()> {
     lab.small_volume(host, &folder, 64).await?;
     lab.agent_goes_on(host).await?;
     let name = &lab.host(host)?.name;
-    halted(lab, id, &[name, "Backup", "DiskTooSmall", "backups"]).await?;
+    lab.wait_halted(id, &[name, "Backup", "DiskTooSmall", "backups"]).await?;
     lab.wait_runs(host, FROM).await?;
     lab.without_volume(host, &folder).await?;
     lab.retry(id).await
@@ -64,7 +50,7 @@ async fn read_only_at_upgrade(lab: &Lab, id: &str, host: u8) -> anyhow::Result<(
         .await?;
     lab.agent_goes_on(host).await?;
     let name = &lab.host(host)?.name;
-    halted(lab, id, &[name, "Read-only file system", "first_start: false"]).await?;
+    lab.wait_halted(id, &[name, "Read-only file system", "first_start: false"]).await?;
     lab.shell(host, &format!("umount -l {path}")).await?;
     // What failed was the undoing: it is tried again first, and then the host as a whole.
     let done = lab.cli(&["rollout", "rollback-host", id, "--reason", "it can be written"]).await?;
@@ -87,7 +73,7 @@ async fn source_changes(lab: &Lab, id: &str, host: u8) -> anyhow::Result<()> {
     lab.shell(host, &format!("rm -f {file}.enough; {write}")).await?;
     lab.agent_goes_on(host).await?;
     let name = &lab.host(host)?.name;
-    halted(lab, id, &[name, "Backup", "notes.txt"]).await?;
+    lab.wait_halted(id, &[name, "Backup", "notes.txt"]).await?;
     lab.shell(host, &format!("touch {file}.enough")).await?;
     lab.wait_runs(host, FROM).await?;
     lab.retry(id).await
@@ -156,7 +142,7 @@ async fn trap(
     names: &[&str],
 ) -> anyhow::Result<()> {
     let name = lab.host(host)?.name.clone();
-    let status = halted(lab, id, &[&[name.as_str()][..], names].concat()).await?;
+    let status = lab.wait_halted(id, &[&[name.as_str()][..], names].concat()).await?;
     let one = status.hosts.iter().find(|it| it.host.as_str() == name).context("the host")?;
     let undone = matches!(one.sequence, Some(SequenceState::Undone { .. }));
     ensure!(undone, "{}", suite::summary(&status));

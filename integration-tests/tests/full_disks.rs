@@ -8,7 +8,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::ensure;
-use grayfin_types::status::{RolloutState, RolloutStatus};
 use integration_tests::suite::{self, CANARY, FROM, NOTICE_LIMIT, TO};
 use integration_tests::{Lab, Options, Target, wait};
 use standin::config::Role;
@@ -55,18 +54,6 @@ async fn ledger_on_a_volume(lab: &Lab, host: u8, place: &str) -> anyhow::Result<
     lab.restart_agent_with_stops(host, &[place.to_owned()]).await
 }
 
-async fn halted(lab: &Lab, id: &str, names: &[&str]) -> anyhow::Result<RolloutStatus> {
-    let status = lab.wait_state(id, RolloutState::Halted).await?;
-    let said = suite::summary(&status);
-    suite::say(&said);
-    for name in names {
-        ensure!(said.contains(name), "it does not name `{name}`: {said}");
-    }
-    let explained = suite::words(&lab.cli(&["explain", id]).await?);
-    ensure!(explained.contains("retry"), "`explain` names no way out: {explained}");
-    Ok(status)
-}
-
 /// Somebody else takes all the room as soon as the package is being unpacked.
 async fn taken_while_it_is_unpacked(lab: &Lab, host: u8) -> anyhow::Result<()> {
     let folder = beside(lab, host)?;
@@ -82,7 +69,7 @@ async fn taken_while_it_is_unpacked(lab: &Lab, host: u8) -> anyhow::Result<()> {
 /// The package did not fit: what there was of it is gone again, and no host was touched.
 async fn full_at_unpack(lab: &Lab, id: &str, host: u8) -> anyhow::Result<()> {
     let (name, folder) = (lab.host(host)?.name.clone(), beside(lab, host)?);
-    let status = halted(lab, id, &[&name, "GF0307", "No space left", ".partial"]).await?;
+    let status = lab.wait_halted(id, &[&name, "GF0307", "No space left", ".partial"]).await?;
     ensure!(status.hosts.iter().all(|it| it.started_ms.is_none()), "{}", suite::summary(&status));
     let left = lab.shell(host, &format!("ls -A {}", folder.display())).await?;
     ensure!(!left.contains(".grayfin-stage"), "something half-unpacked is left: {left}");
@@ -97,7 +84,7 @@ async fn full_before_the_stop(lab: &Lab, id: &str, host: u8) -> anyhow::Result<(
     lab.fill(host, &state(lab, host)?).await?;
     lab.agent_goes_on(host).await?;
     let name = lab.host(host)?.name.clone();
-    halted(lab, id, &[&name, "No space left", "state"]).await?;
+    lab.wait_halted(id, &[&name, "No space left", "state"]).await?;
     lab.wait_runs(host, FROM).await?;
     lab.make_room(host, &state(lab, host)?).await?;
     lab.retry(id).await

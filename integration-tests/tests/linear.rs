@@ -25,7 +25,7 @@ use grayfin_types::event::{Body, Event};
 use grayfin_types::{RolloutId, Seq};
 use integration_tests::history::{Op, Ret};
 use integration_tests::relay::Mode;
-use integration_tests::suite;
+use integration_tests::{suite, wait};
 use linear::members::Members;
 use linear::parties::{self, HOSTS, Parties};
 use rand::rngs::StdRng;
@@ -78,22 +78,18 @@ async fn harm(members: &Members, parties: &Parties, seed: u64) -> BTreeMap<&'sta
 
 /// Waits until all three have applied the same, and returns the events of every rollout.
 async fn settled(members: &Members) -> BTreeMap<RolloutId, Vec<Event>> {
-    let end = Instant::now() + REST_LIMIT;
-    loop {
+    wait::until("the three to come to the same state", REST_LIMIT, || async {
+        let leader = members.leading().ok_or("nobody leads")?;
+        leader.linearizable().await.map_err(|refused| refused.to_string())?;
         let stores = members.stores();
-        let confirmed = match members.leading() {
-            Some(leader) => leader.linearizable().await.is_ok(),
-            None => false,
-        };
-        if confirmed && stores.len() == 3 {
-            let all: Vec<_> = stores.iter().map(|store| (store.state(), events(store))).collect();
-            if all.windows(2).all(|pair| pair[0] == pair[1]) {
-                return all.into_iter().next().unwrap().1;
-            }
+        let mut all: Vec<_> = stores.iter().map(|store| (store.state(), events(store))).collect();
+        if all.len() < 3 || all.windows(2).any(|pair| pair[0] != pair[1]) {
+            return Err("they differ".to_owned());
         }
-        assert!(Instant::now() < end, "the three do not come to the same state");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+        Ok(all.remove(0).1)
+    })
+    .await
+    .unwrap()
 }
 
 fn events(store: &impl Store) -> BTreeMap<RolloutId, Vec<Event>> {
@@ -190,11 +186,11 @@ fn a_read_that_nobody_confirmed_at_a_coordinator_that_is_cut_off_is_found() {
         members.linked(follower, Mode::Frozen);
         let old = members.store_at(follower).unwrap();
         let parties = Parties::begin(members).await;
-        let end = Instant::now() + REST_LIMIT;
-        while parties.operations() < 12 {
-            assert!(Instant::now() < end, "nothing goes on with two of three");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        wait::until_true("twelve operations with two of three", REST_LIMIT, || async {
+            parties.operations() >= 12
+        })
+        .await
+        .unwrap();
         let (history, _, tags) = parties.rest().await;
         let now = members.leading().map(|store| events(&store)).unwrap_or_default();
         let took = tags.took(&now);

@@ -12,9 +12,9 @@ use std::{
 /// change at any time. Debug builds only.
 const OFFSET: &str = "GRAYFIN_CLOCK_OFFSET_MS";
 
-/// Where the clock's error comes from.
+/// How wrong a test lets the clock be.
 #[derive(Debug)]
-enum Error {
+enum Offset {
     Fixed(i64),
     File(PathBuf),
 }
@@ -27,19 +27,19 @@ pub fn wall_ms() -> u64 {
 }
 
 fn offset_ms() -> i64 {
-    static FROM: OnceLock<Error> = OnceLock::new();
-    let from = FROM.get_or_init(|| {
+    static WRONG: OnceLock<Offset> = OnceLock::new();
+    let wrong = WRONG.get_or_init(|| {
         let text = std::env::var(OFFSET).ok().filter(|_| cfg!(debug_assertions));
         let text = text.unwrap_or_default();
         if text.starts_with('/') {
-            Error::File(PathBuf::from(text))
+            Offset::File(PathBuf::from(text))
         } else {
-            Error::Fixed(text.parse().unwrap_or(0))
+            Offset::Fixed(text.parse().unwrap_or(0))
         }
     });
-    match from {
-        Error::Fixed(offset) => *offset,
-        Error::File(file) => {
+    match wrong {
+        Offset::Fixed(offset) => *offset,
+        Offset::File(file) => {
             let text = fs::read_to_string(file).unwrap_or_default();
             text.trim().parse().unwrap_or(0)
         }

@@ -103,9 +103,14 @@ impl Marks {
         let (ledger, chain, generation) = (ledger.to_owned(), chain.to_owned(), self.generation);
         let text = written(&Reached { ledger, position, chain, generation });
         for place in &mut self.places {
-            if let Err(error) = place.write(&text, matters(body)) {
-                // One that says less than is true finds less, and is no reason to stop.
-                tracing::debug!(file = %place.path.display(), %error, "mark the ledger");
+            // One that says less than is true finds less, and is no reason to stop.
+            match place.write(&text, matters(body)) {
+                Ok(()) => {}
+                // The folder is made with the first staging.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => {
+                    tracing::warn!(file = %place.path.display(), %error, "mark the ledger");
+                }
             }
         }
     }
@@ -115,8 +120,8 @@ impl Place {
     fn write(&mut self, text: &[u8], sync: bool) -> io::Result<()> {
         let folder = self.path.parent().unwrap_or(&self.path);
         if self.file.is_none() {
-            // The folder is made with the first staging; a folder of ours in the place of a volume
-            // that is not mounted would only mislead.
+            // Without the folder: one of ours in the place of a volume that is not mounted would only
+            // mislead.
             let file = fs::OpenOptions::new()
                 .create(true)
                 .truncate(false)

@@ -12,7 +12,6 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
-    time::{Duration, Instant},
 };
 
 use grayfin_agent::{
@@ -40,6 +39,11 @@ use grayfin_types::{
 use serde_json::Value;
 use zip::{ZipWriter, write::SimpleFileOptions};
 
+#[path = "../wait/mod.rs"]
+mod wait;
+
+pub(crate) use wait::wait_for;
+
 pub(crate) const OLD: &str = "2.00.8.10";
 pub(crate) const NEW: &str = "2.00.8.12";
 
@@ -53,18 +57,6 @@ while :; do read -r -t 0.2 -u 3 x; done
 
 pub(crate) fn launcher() -> Launcher {
     Launcher::at(Path::new(env!("CARGO_BIN_EXE_grayfin-agent")))
-}
-
-/// Waits until `look` finds something: a deadline of 20 s.
-pub(crate) async fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "waited in vain for: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
 }
 
 fn write(path: &Path, bytes: impl AsRef<[u8]>, mode: u32) {

@@ -179,6 +179,20 @@ impl Coordinator {
         self.changed();
     }
 
+    /// Ends the session and waits until the host agent has said hello again.
+    pub async fn cut_until_hello(&self) {
+        let sessions = self.world(|world| world.hellos.len());
+        self.cut();
+        self.until("hello again", |w| (w.hellos.len() > sessions).then_some(())).await;
+    }
+
+    /// Waits for the hello that says that a readmission was taken in.
+    pub async fn readmitted(&self, act: &str) -> v1::Hello {
+        let taken_in =
+            |world: &mut World| world.hellos.iter().find(|h| h.readmitted == act).cloned();
+        self.until("readmitted", taken_in).await
+    }
+
     pub fn world<T>(&self, act: impl FnOnce(&mut World) -> T) -> T {
         act(&mut lock(&self.shared))
     }

@@ -79,6 +79,13 @@ impl Host {
         self.write(&format!("hang.{what}"), "");
     }
 
+    /// Waits until `what` hangs. A report that its step began comes sooner: whoever ends the host agent
+    /// then has it hang again in the next life.
+    pub async fn hangs(&self, what: &str) {
+        let line = format!("hangs {what}");
+        super::eventually(&line, || self.acts().contains(&line)).await;
+    }
+
     fn failing(&self, what: &str) -> Result<(), StepError> {
         let file = format!("fault.{what}");
         let left: u32 = self.read(&file).and_then(|text| text.parse().ok()).unwrap_or(0);

@@ -13,7 +13,6 @@ pub mod host;
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
 use grayfin_agent::{
@@ -37,8 +36,10 @@ pub const OLD: &str = "2.00.8.10";
 pub const NEW: &str = "2.00.8.12";
 pub const NODES: [&str; 3] = ["ctl43", "agent43", "node43"];
 
-/// No wait in these tests takes longer, even on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+#[path = "../wait/mod.rs"]
+mod wait;
+
+pub(crate) use wait::PATIENCE;
 
 /// A folder with everything that one host agent and its coordinator need.
 #[derive(Debug)]
@@ -281,9 +282,5 @@ pub fn plan() -> Plan {
 
 /// Waits for something that nobody tells about.
 pub async fn eventually(what: &str, mut seen: impl FnMut() -> bool) {
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    while !seen() {
-        assert!(tokio::time::Instant::now() < deadline, "not seen in time: {what}");
-        tokio::task::yield_now().await;
-    }
+    wait::wait_for(what, || seen().then_some(())).await;
 }

@@ -43,14 +43,7 @@ pub fn process<T>(work: impl Future<Output = T>) -> T {
 
 /// Waits for a condition.
 pub async fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
-    let end = tokio::time::Instant::now() + DEADLINE;
-    loop {
-        if let Some(value) = condition() {
-            return value;
-        }
-        assert!(tokio::time::Instant::now() < end, "waited in vain for: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until_told(what, async || condition()).await
 }
 
 /// The same for a condition that has to ask somebody.
@@ -61,7 +54,7 @@ pub async fn until_told<T>(what: &str, mut condition: impl AsyncFnMut() -> Optio
             return value;
         }
         assert!(tokio::time::Instant::now() < end, "waited in vain for: {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 

@@ -1,14 +1,7 @@
 //! Host agents that are played: they speak the real protocol over real mTLS, keep what a ledger
 //! would keep, and do nothing to any database.
 
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use grayfin_proto::{
     WIRE,
@@ -20,7 +13,7 @@ use grayfin_types::{
     Generation, HostId, Token,
     step::{Happened, Report, SequenceState, Step},
 };
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     IntoStreamingRequest, Status, Streaming, client::Grpc, codegen::http::uri::PathAndQuery,
@@ -32,6 +25,9 @@ use crate::{
     world::{World, alias, ledger},
 };
 
+/// The answers to requests for a go, by request.
+type Goes = watch::Sender<BTreeMap<u64, bool>>;
+
 /// A played host agent: what it would keep on disk.
 #[derive(Debug)]
 pub struct Fake {
@@ -41,7 +37,7 @@ pub struct Fake {
     address: String,
     disk: Mutex<Disk>,
     /// Its sequence goes no further.
-    pub stuck: AtomicBool,
+    pub stuck: watch::Sender<bool>,
     dialect: std::sync::Mutex<Dialect>,
     /// Another build's process took over.
     replaced: tokio::sync::Notify,
@@ -101,7 +97,7 @@ impl Fake {
             files,
             address: address.to_owned(),
             disk: Mutex::default(),
-            stuck: AtomicBool::new(false),
+            stuck: watch::Sender::new(false),
             dialect: std::sync::Mutex::new(dialect),
             replaced: tokio::sync::Notify::new(),
         }
@@ -182,7 +178,7 @@ impl Fake {
             drop(out.send(FromHost { message: None }).await);
         }
         self.resend(&out, welcome.committed_position).await;
-        let goes: Arc<Mutex<BTreeMap<u64, bool>>> = Arc::default();
+        let goes: Arc<Goes> = Arc::default();
         let mut work = tokio::task::JoinSet::new();
         self.go_on(&mut work, &out, &goes).await;
         let every = Duration::from_millis(welcome.look_interval_ms.into());
@@ -204,7 +200,9 @@ impl Fake {
                     self.go_on(&mut work, &out, &goes).await;
                 }
                 Some(to_host::Message::Go(answer)) => {
-                    goes.lock().await.insert(answer.request, answer.allowed);
+                    goes.send_modify(|all| {
+                        all.insert(answer.request, answer.allowed);
+                    });
                 }
                 Some(
                     to_host::Message::Committed(_)
@@ -349,7 +347,7 @@ impl Fake {
         self: &Arc<Self>,
         work: &mut tokio::task::JoinSet<()>,
         out: &Out,
-        goes: &Arc<Mutex<BTreeMap<u64, bool>>>,
+        goes: &Arc<Goes>,
     ) {
         let running = matches!(self.disk.lock().await.state, Some(SequenceState::Running { .. }));
         if running && work.is_empty() {
@@ -363,11 +361,10 @@ impl Fake {
 
     /// The host sequence: data node and DolphinDB agent, then the controller, each with a go; then
     /// everything comes up on the new version.
-    async fn sequence(&self, out: &Out, goes: &Mutex<BTreeMap<u64, bool>>) {
+    async fn sequence(&self, out: &Out, goes: &Goes) {
         let token = self.world.look(&self.host).open_hold.unwrap();
-        while self.stuck.load(Ordering::Relaxed) {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        // It lives as long as this does.
+        drop(self.stuck.subscribe().wait_for(|stuck| !*stuck).await);
         let actions = [vec!["node", "agent"], vec!["ctl"]];
         let done = self.disk.lock().await.stopped;
         for action in actions.iter().skip(done) {
@@ -385,11 +382,10 @@ impl Fake {
                     nodes: aliases.iter().map(ToString::to_string).collect(),
                 };
                 drop(out.send(from_host(from_host::Message::Go(ask))).await);
-                let allowed = loop {
-                    if let Some(allowed) = goes.lock().await.remove(&request) {
-                        break allowed;
-                    }
-                    tokio::time::sleep(Duration::from_millis(5)).await;
+                let mut answers = goes.subscribe();
+                let answered = answers.wait_for(|all| all.contains_key(&request)).await;
+                let Some(allowed) = answered.ok().and_then(|all| all.get(&request).copied()) else {
+                    return;
                 };
                 if allowed {
                     break;

@@ -1,7 +1,7 @@
 //! Host agents of other builds: rolled out side by side, replaced in the middle, and refused where they
 //! cannot be understood.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::Arc;
 
 use grayfin_proto::v1::{Empty, RolloutName};
 use grayfin_types::{
@@ -79,7 +79,7 @@ fn host_agents_are_replaced_between_two_hosts_and_under_an_open_hold() {
     let lab = lab([Dialect::Same; 3]);
     common::process(async {
         let (_running, _fakes) = lab.up().await;
-        fake(&lab, "db2").stuck.store(true, Ordering::Relaxed);
+        fake(&lab, "db2").stuck.send_replace(true);
         let id = lab.begin("wish").await;
         let between = |event: &Event| released(event, "db1");
         watch(&lab.pki, lab.port, &id, 1, between).await.unwrap();
@@ -94,7 +94,7 @@ fn host_agents_are_replaced_between_two_hosts_and_under_an_open_hold() {
             (line.connected && line.agent_version == "7.3.0-beta.1").then_some(())
         })
         .await;
-        fake(&lab, "db2").stuck.store(false, Ordering::Relaxed);
+        fake(&lab, "db2").stuck.send_replace(false);
         ends_well(&lab, &id).await;
     });
 }

@@ -1,7 +1,5 @@
 //! The ways out of a state in which nothing goes on by itself, from the command line.
 
-use std::sync::atomic::Ordering;
-
 use grayfin_types::status::{HoldStatus, HostLine, RolloutState, RolloutStatus};
 use serde_json::Value;
 use tokio::time::Instant;
@@ -15,8 +13,8 @@ use crate::{
 
 /// Starts a rollout whose first host never gets on, and returns its id and the hold's token.
 async fn stuck(lab: &Lab) -> (String, u64) {
-    lab.fakes[0].stuck.store(true, Ordering::Relaxed);
-    lab.fakes[1].stuck.store(true, Ordering::Relaxed);
+    lab.fakes[0].stuck.send_replace(true);
+    lab.fakes[1].stuck.send_replace(true);
     let start = ["rollout", "start", "trade", "--to", NEW, "--canary", "off", "--yes", "--json"];
     let started: Value = grayfin(lab, &start).await.expect(0).document();
     let id = started["id"].as_str().unwrap().to_owned();
@@ -97,7 +95,9 @@ fn a_rollout_with_a_host_left_out_ends_as_incomplete() {
         }
         let skip = ["rollout", "skip", &id, "--host", "db3", "--reason", "it is being repaired"];
         grayfin(&lab, &skip).await.expect(0);
-        lab.fakes.iter().for_each(|fake| fake.stuck.store(false, Ordering::Relaxed));
+        for fake in &lab.fakes {
+            fake.stuck.send_replace(false);
+        }
         let watched = grayfin(&lab, &["rollout", "watch", &id]).await.expect(1);
         assert!(watched.out.contains("it is being repaired"), "{}", watched.out);
         let status: RolloutStatus =

@@ -188,21 +188,26 @@ fn at_work(lab: &Lab, status: &RolloutStatus) -> anyhow::Result<Option<u8>> {
     found.map(|host| lab.number_of(&host.host)).transpose()
 }
 
+/// A fault lasts; nothing is waited for meanwhile.
+async fn passes(time: Duration) {
+    tokio::time::sleep(time).await;
+}
+
 async fn away(lab: &Lab, target: &Target, lasts: Duration) -> anyhow::Result<()> {
     lab.kill(target).await?;
-    tokio::time::sleep(lasts).await;
+    passes(lasts).await;
     lab.restart(target).await
 }
 
 async fn still(lab: &Lab, target: &Target, lasts: Duration) -> anyhow::Result<()> {
     lab.signal(target, Signal::STOP).await?;
-    tokio::time::sleep(lasts).await;
+    passes(lasts).await;
     lab.signal(target, Signal::CONT).await
 }
 
 async fn lose_power(lab: &Lab, host: u8, lasts: Duration) -> anyhow::Result<()> {
     lab.kill(&Target::Host(host)).await?;
-    tokio::time::sleep(lasts).await;
+    passes(lasts).await;
     // With the interlock on nothing of the database can be started: that is its use.
     if let Err(error) = lab.restart(&Target::Host(host)).await {
         suite::say(&format!("the boot of host {host}: {error:#}"));
@@ -211,7 +216,7 @@ async fn lose_power(lab: &Lab, host: u8, lasts: Duration) -> anyhow::Result<()> 
 }
 
 async fn rejoined(lab: &Lab, lasts: Duration) -> anyhow::Result<()> {
-    tokio::time::sleep(lasts).await;
+    passes(lasts).await;
     lab.join_all()
 }
 
@@ -220,7 +225,7 @@ async fn relayed(lab: &Lab, which: &[u8], mode: Mode, lasts: Duration) -> anyhow
     for number in which {
         lab.relay(*number)?.set(mode);
     }
-    tokio::time::sleep(lasts).await;
+    passes(lasts).await;
     for number in which {
         lab.relay(*number)?.set(Mode::Open);
     }
@@ -231,7 +236,7 @@ async fn relayed(lab: &Lab, which: &[u8], mode: Mode, lasts: Duration) -> anyhow
 /// service manager starts it again, here as soon as there is room. True if it never ended.
 async fn full_disk(lab: &Lab, number: u8, lasts: Duration) -> anyhow::Result<bool> {
     lab.fill_state(number).await?;
-    tokio::time::sleep(lasts).await;
+    passes(lasts).await;
     lab.empty_state(number).await?;
     let target = Target::Coordinator(number);
     let went_on = !lab.processes_of(&target).await?.is_empty();

@@ -63,7 +63,7 @@ pub enum Links {
 }
 
 /// For a coordinator's state in a lab where it can get full.
-const STATE_KIB: u32 = 24 << 10;
+const STATE_KIB: u64 = 24 << 10;
 
 /// Runs rollouts under faults in labs below a folder, and prints a table of what happened.
 ///

@@ -14,7 +14,6 @@ pub(crate) mod net;
 mod paths;
 mod status;
 mod up;
-mod volume;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};

@@ -201,7 +201,7 @@ impl Shared {
             if let Some(response) = self.propose(command.clone()).await {
                 return response;
             }
-            tokio::time::sleep(PACE).await;
+            pace().await;
         }
     }
 
@@ -252,10 +252,15 @@ fn wall_ms() -> u64 {
     u64::try_from(since.unwrap().as_millis()).unwrap()
 }
 
+/// Lets the others do something: traffic, not a condition that is waited for.
+async fn pace() {
+    tokio::time::sleep(PACE).await;
+}
+
 /// Drives as a coordinator does, by a state that may be old; what no longer fits is ignored.
 async fn drive(shared: Arc<Shared>) {
     while !shared.over() {
-        tokio::time::sleep(PACE).await;
+        pace().await;
         let Some(store) = shared.anyone() else { continue };
         let state = store.state();
         if let Some(broken) = state.broken.iter().find(|broken| broken.settled) {
@@ -371,7 +376,7 @@ pub(crate) fn seen_in(state: &State) -> Ret {
 async fn follow(shared: Arc<Shared>) -> BTreeMap<RolloutId, Vec<Event>> {
     let mut seen: BTreeMap<RolloutId, Vec<Event>> = BTreeMap::new();
     while !shared.over() {
-        tokio::time::sleep(PACE).await;
+        pace().await;
         let Some(store) = shared.anyone() else { continue };
         for id in store.state().rollouts.keys() {
             let so_far = seen.entry(id.clone()).or_default();
@@ -397,7 +402,7 @@ impl Agent {
 
     async fn run(mut self) {
         while !self.shared.over() {
-            tokio::time::sleep(PACE).await;
+            pace().await;
             let Some(state) = self.shared.anyone().map(|store| store.state()) else { continue };
             self.stage(&state).await;
             let Some(hold) = state.holds.get(&cluster()) else { continue };
@@ -486,7 +491,7 @@ impl Agent {
             if self.shared.over() {
                 return;
             }
-            tokio::time::sleep(PACE).await;
+            pace().await;
         }
         let closed = Happened::State { state: SequenceState::Closed };
         let closed = self.report(token, Step::Join, closed);

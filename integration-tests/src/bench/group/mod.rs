@@ -148,14 +148,22 @@ async fn measure(group: &mut impl Group, arguments: &Arguments) -> anyhow::Resul
 
 /// Writes at one and the other of those that live until one does it.
 async fn first_write(group: &mut impl Group, dead: usize) -> anyhow::Result<usize> {
+    until_taken(dead, async |at| group.write(at).await.ok().map(|()| at)).await
+}
+
+/// Asks one and the other of those that live until one takes it.
+async fn until_taken<T>(
+    dead: usize,
+    mut ask: impl AsyncFnMut(usize) -> Option<T>,
+) -> anyhow::Result<T> {
     let end = Instant::now() + FAILOVER_LIMIT;
     loop {
         for at in (0..3).filter(|at| *at != dead) {
-            if matches!(tokio::time::timeout(CALL_LIMIT, group.write(at)).await, Ok(Ok(()))) {
-                return Ok(at);
+            if let Ok(Some(taken)) = tokio::time::timeout(CALL_LIMIT, ask(at)).await {
+                return Ok(taken);
             }
         }
-        anyhow::ensure!(Instant::now() < end, "nobody took a write within {FAILOVER_LIMIT:?}");
+        anyhow::ensure!(Instant::now() < end, "nobody took it within {FAILOVER_LIMIT:?}");
         tokio::time::sleep(AGAIN).await;
     }
 }

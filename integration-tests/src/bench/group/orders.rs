@@ -6,7 +6,7 @@
 //! has the others' promises, and its order is in the agent's ledger.
 
 use std::path::Path;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, ensure};
 use grayfin_proto::v1::operator_client::OperatorClient;
@@ -18,7 +18,7 @@ use standin::package::Release;
 use tonic::transport::Channel;
 
 use super::ours::clients;
-use super::{AGAIN, CALL_LIMIT, FAILOVER_LIMIT, Times, options};
+use super::{Times, options, until_taken};
 use crate::suite::{self, ROLLOUT_LIMIT};
 use crate::{Lab, Options, Target};
 
@@ -71,7 +71,7 @@ async fn one_rollout(
         let dead = lab.leading_coordinator().await?;
         killed_ms.push(wall_ms()?);
         lab.kill(&Target::Coordinator(dead)).await?;
-        resume(clients, dead, &id, killed_ms.len()).await?;
+        resume(clients, usize::from(dead) - 1, &id, killed_ms.len()).await?;
         let going_on =
             |state: RolloutState| matches!(state, RolloutState::Paused | RolloutState::Succeeded);
         // It would be paused already before the new leader has taken the wish in.
@@ -96,7 +96,7 @@ async fn one_rollout(
 /// Asks those that live until one has recorded it.
 async fn resume(
     clients: &[OperatorClient<Channel>],
-    dead: u8,
+    dead: usize,
     rollout: &str,
     number: usize,
 ) -> anyhow::Result<()> {
@@ -107,20 +107,14 @@ async fn resume(
         reason: "a benchmark".to_owned(),
         ..ControlRequest::default()
     };
-    let end = Instant::now() + FAILOVER_LIMIT;
-    loop {
-        for (_, client) in (1_u8..).zip(clients).filter(|(at, _)| *at != dead) {
-            let mut client = client.clone();
-            let asked = tokio::time::timeout(CALL_LIMIT, client.control(wish.clone())).await;
-            if let Ok(Ok(answer)) = asked {
-                let answer = answer.into_inner();
-                ensure!(answer.accepted, "{}: {}", answer.code, answer.why);
-                return Ok(());
-            }
-        }
-        ensure!(Instant::now() < end, "nobody resumed within {FAILOVER_LIMIT:?}");
-        tokio::time::sleep(AGAIN).await;
-    }
+    let answer = until_taken(dead, async |at| {
+        let mut client = clients.get(at)?.clone();
+        client.control(wish.clone()).await.ok()
+    })
+    .await?
+    .into_inner();
+    ensure!(answer.accepted, "{}: {}", answer.code, answer.why);
+    Ok(())
 }
 
 /// When each host agent began with its host, in order, by its own clock, which is this machine's.

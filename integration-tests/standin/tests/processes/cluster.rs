@@ -386,20 +386,16 @@ impl Cluster {
     }
 
     pub(crate) async fn wait_gone(&mut self, alias: &str) {
-        let since = Instant::now();
-        loop {
+        until(&format!("{alias} ends"), || {
             // A process that has just been spawned has no command line yet: ask for its end.
             let own = self.children.iter_mut().find(|(known, _)| known == alias);
             let gone = match own {
                 Some((_, child)) => child.try_wait().expect("a child").is_some(),
                 None => self.pid(alias).is_none(),
             };
-            if gone {
-                return;
-            }
-            assert!(since.elapsed() < PATIENCE, "{alias} does not end");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+            std::future::ready(if gone { Ok(()) } else { Err("it runs".to_owned()) })
+        })
+        .await;
     }
 }
 
