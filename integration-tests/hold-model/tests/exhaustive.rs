@@ -5,7 +5,7 @@
 
 use hold_model::{
     model::Protocol,
-    properties::{S1, S2_OPEN, S3_CLOSED, S3_KEPT},
+    properties::{S1, S2_OPEN, S2_PROMISED, S3_CLOSED, S3_KEPT},
     rules::{Bounds, Rule},
 };
 use stateright::{Checker, HasDiscoveries, Model};
@@ -97,5 +97,6 @@ fn a_broken_holds_promise_is_missed() {
 
 #[test]
 fn the_memory_of_ledgers_is_missed() {
+    missed(Rule::FloorTaken, S2_PROMISED, Bounds { ledgers: 1, ..ONE });
     missed(Rule::Amnesia, S1, Bounds { ledgers: 1, ..Bounds::PLAIN });
 }
