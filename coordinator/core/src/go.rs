@@ -9,7 +9,7 @@ use grayfin_types::{
 use crate::{
     cmd::{Cmd, GoDecided},
     gates::{self, FIRST_GO, GO, Input, Moment, reason},
-    mutation,
+    hold, mutation,
     state::{Hold, HoldStage, Rollout, State},
     view::View,
 };
@@ -55,9 +55,12 @@ pub fn go(state: &State, view: &View, ask: &Ask, now_ms: u64) -> Answer {
         return Answer { allowed: false, reasons: vec![why], wait: false, record: None };
     };
     let amnesic = state.hosts.get(&ask.host).and_then(|e| e.amnesic.as_ref());
-    let reasons = match amnesic {
-        Some(why) => vec![no_go(ask, &format!("its host agent may only look: {why}"))],
-        None => judge(state, view, held, rollout, ask, now_ms),
+    let reasons = if let Some(why) = amnesic {
+        vec![no_go(ask, &format!("its host agent may only look: {why}"))]
+    } else if let Some(why) = hold::outdated(state, held) {
+        vec![no_go(ask, &why)]
+    } else {
+        judge(state, view, held, rollout, ask, now_ms)
     };
     let record = Cmd::Go(GoDecided {
         rollout: rollout.id.clone(),

@@ -64,6 +64,24 @@ pub fn missing(state: &State, hold: &Hold) -> Vec<(HostId, ClusterId)> {
         .collect()
 }
 
+/// Says why nothing may go down under a hold although it is in force here: these coordinators may not
+/// know that it was closed.
+pub fn outdated(state: &State, hold: &Hold) -> Option<String> {
+    if hold.old {
+        return Some("the coordinators' state was put back after this hold was granted: it may have been closed since".to_owned());
+    }
+    // A later token is promised away only when the earlier one is closed.
+    let unknown = |of: &HostId, token: Token| {
+        let allotted = state.hosts.get(of).map_or(Token(0), |known| known.allotted);
+        token > hold.token && token > allotted
+    };
+    let (of, later) = state.witnessed.iter().find(|(of, word)| unknown(of, word.token))?;
+    Some(format!(
+        "`{}` promised token {} away so that `{of}` could be held, which these coordinators did not allot: they are a copy, or were put back, and this hold may have been closed since",
+        later.by, later.token
+    ))
+}
+
 /// Returns the tokens that an operator may have seen for a host: of the hold that stands on each of
 /// its clusters, of those that were broken, or the last one allotted where there is none.
 pub fn tokens_of(state: &State, host: &HostId) -> BTreeSet<Token> {

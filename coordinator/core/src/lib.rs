@@ -34,7 +34,7 @@ pub mod topology;
 pub mod view;
 pub mod ways;
 
-pub use apply::{Applied, apply};
+pub use apply::{Applied, apply, put_back};
 pub use cmd::{Cmd, Response, Stamped};
 pub use decide::{Decision, decide};
 pub use go::go;

@@ -11,6 +11,7 @@ pub const ALL: &[(&str, &str)] = &[
     ("s3-release-without-close", "a hold ends when its host is up, without a durable close"),
     ("s3-break-any-token", "a break names another token and works"),
     ("s3-break-closes", "after a break the host's promise is not awaited"),
+    ("s3-old-hold-goes-on", "work goes on under a hold although the state was put back since"),
     ("s5-grant-before-stage", "a host is held before its package is there"),
     ("s7-no-soak", "the next host follows as soon as the gates pass once"),
     ("s7-soak-goes-on", "a bad sample does not begin the soak again"),

@@ -57,24 +57,31 @@ pub fn possible(state: &State, rollout: &Rollout) -> Vec<Verb> {
             // The host whose hold was broken is told to come up; then its hold is closed.
             if open { vec![Verb::Abort] } else { Vec::new() }
         }
-        RolloutState::Halted => halted(rollout),
+        RolloutState::Halted => halted(state, rollout),
     }
 }
 
-fn halted(rollout: &Rollout) -> Vec<Verb> {
+fn halted(state: &State, rollout: &Rollout) -> Vec<Verb> {
     let in_turn = rollout.hosts.iter().find(|h| h.in_turn());
+    let old = state.hold_of(&rollout.id).is_some_and(|held| held.old);
     let unstaged =
         rollout.hosts.iter().any(|h| !h.ended() && matches!(h.staging, Staging::Failed { .. }));
     match in_turn {
         Some(run) if is_busy(run) => vec![Verb::Watch, Verb::Abort],
         Some(run) => match &run.sequence {
             Some(SequenceState::Up) => vec![Verb::Resume, Verb::Abort],
+            Some(SequenceState::Failed { first_start: false, .. }) if old => {
+                vec![Verb::RollbackHost, Verb::Abort]
+            }
             Some(SequenceState::Failed { first_start: false, .. }) => {
                 vec![Verb::Retry, Verb::RollbackHost, Verb::Abort]
             }
             Some(SequenceState::Failed { .. }) => vec![Verb::Retry, Verb::Abort],
             Some(SequenceState::Refused { .. } | SequenceState::Undone { .. }) => {
                 vec![Verb::Retry, Verb::Skip, Verb::Abort]
+            }
+            Some(SequenceState::Running { .. } | SequenceState::Closed) | None if old => {
+                vec![Verb::Abort]
             }
             Some(SequenceState::Running { .. } | SequenceState::Closed) | None => {
                 vec![Verb::Retry, Verb::Abort]
@@ -88,6 +95,21 @@ fn halted(rollout: &Rollout) -> Vec<Verb> {
 /// Tells whether the host's agent works on an order: its outcome decides what is possible next.
 pub fn is_busy(run: &HostRun) -> bool {
     matches!(run.phase, HostPhase::Working { .. } | HostPhase::Closing)
+}
+
+/// Tells whether a host runs the old version, or what it did is undone.
+pub(crate) const fn is_as_before(run: &HostRun) -> bool {
+    matches!(run.sequence, Some(SequenceState::Refused { .. } | SequenceState::Undone { .. }))
+}
+
+/// Tells whether a retry is possible under a hold of a time before the coordinators' state was put back:
+/// only to bring the host up, or to begin anew with another token.
+pub(crate) const fn retries_old(run: &HostRun) -> bool {
+    let forward = matches!(
+        run.sequence,
+        Some(SequenceState::Up | SequenceState::Failed { first_start: true, .. })
+    );
+    forward || is_as_before(run)
 }
 
 /// Writes what is possible as commands.

@@ -129,14 +129,14 @@ impl Machine {
     /// log: without a vote, without members, with a new name for the folder.
     pub(crate) fn begin_anew(
         &self,
-        change: impl FnOnce(&mut State) -> Vec<Applied>,
+        change: impl FnOnce(&mut State) -> Applied,
     ) -> Result<(), Error> {
         let mut live = self.change();
-        let effects = change(Arc::make_mut(&mut live.state));
+        let effect = change(Arc::make_mut(&mut live.state));
         live.applied = None;
         live.membership = Membership::default();
         self.file.write(Durability::Full, |c| {
-            for event in effects.iter().flat_map(|effect| &effect.events) {
+            for event in &effect.events {
                 self.store_event(c, event)?;
             }
             c.execute_batch("DELETE FROM log; DELETE FROM meta").map_err(|e| self.file.sql(e))?;

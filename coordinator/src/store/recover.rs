@@ -1,9 +1,8 @@
 //! What is done to the files of a stopped coordinator: backup, restore, and going on alone.
 //!
 //! A restored state, and that of the one that is left of a group, begin a new log as a group of one.
-//! Their incarnation is raised by an operator's signed act (S2), tokens leap over every one that may
-//! have been allotted since, and rollouts that were under way are halted: what is on the hosts may be
-//! further than what is written here.
+//! Their incarnation is raised by an operator's signed act (S2); what else makes an older state safe
+//! is in [`put_back`].
 
 use std::{
     fs,
@@ -14,12 +13,11 @@ use std::{
 };
 
 use grayfin_coordinator_core::{
-    Cmd, Stamped, apply,
+    put_back,
     state::{Act, GroupAct},
 };
 use grayfin_types::{
-    Code, Incarnation, RolloutId, Token,
-    gate::Reason,
+    Incarnation,
     raise::{Raise, SignedRaise},
 };
 use rusqlite::{Connection, OpenFlags, backup::Backup};
@@ -31,9 +29,6 @@ const PAGES: i32 = 512;
 
 /// Between two portions.
 const PAUSE: Duration = Duration::from_millis(2);
-
-/// More tokens than a group allots in its life: one for each host of a rollout.
-const TOKEN_LEAP: u64 = 1_000_000;
 
 /// The files of a coordinator that does not run, with the whole log applied.
 #[derive(Debug)]
@@ -81,10 +76,8 @@ impl Stopped {
         // It speaks of the log that ends here.
         mark::remove(&self.dir)?;
         let others: Vec<u64> = self.members().into_iter().filter(|id| *id != own).collect();
+        let why = format!("{by} did `{act}` to the coordinators: {}", raise.reason);
         self.machine.begin_anew(|state| {
-            state.incarnation = raise.to;
-            state.lease = None;
-            state.last_token = Token(state.last_token.0.saturating_add(TOKEN_LEAP));
             let group = &mut state.coordinators;
             group.removed.extend(others);
             group.removed.remove(&own);
@@ -97,23 +90,7 @@ impl Stopped {
                 address: String::new(),
                 reason: raise.reason.clone(),
             });
-            let active: Vec<RolloutId> = state
-                .rollouts
-                .values()
-                .filter(|r| !r.state.is_final())
-                .map(|r| r.id.clone())
-                .collect();
-            let halt = |rollout: RolloutId| {
-                let reason = Reason {
-                    code: Code::GroupChange,
-                    subject: rollout.to_string(),
-                    evidence: format!("{by} did `{act}` to the coordinators: {}", raise.reason),
-                    remedy: "hosts may be further than this state knows: look at `grayfin hosts` and `grayfin hold show`, then resume or abort, and start a new rollout".to_owned(),
-                };
-                let cmd = Cmd::Halt { rollout, reason };
-                apply(state, &Stamped { at_ms: raise.at_ms, cmd }, &sha256_hex)
-            };
-            active.into_iter().map(halt).collect()
+            put_back(state, raise.to, &why, raise.at_ms, &sha256_hex)
         })
     }
 }

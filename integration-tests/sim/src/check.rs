@@ -280,7 +280,8 @@ impl World {
             return;
         }
         let truth = &self.truth.hosts[h];
-        let closed = truth.closed.contains(&token);
+        // A close that no one alive knows of is repeated; whether anything goes down is judged there.
+        let closed = truth.closed.contains(&token) && !truth.forgotten.contains(&token);
         let promised = truth.promised;
         if !matches!(task, Task::Close) {
             self.truth.expect("S3", !closed, || format!("work under token {token}, closed here"));
@@ -406,6 +407,9 @@ impl World {
         self.truth.expect("S8", !amnesic, || format!("`{id}` goes down, and its ledger is old"));
         let staged = self.cluster.hosts[h].staged;
         self.truth.expect("S5", staged, || format!("`{id}` goes down and has no package"));
+        let closed = self.truth.hosts[h].closed.contains(&token);
+        self.truth
+            .expect("S3", !closed, || format!("`{id}` goes down under {token}, closed there"));
         self.judge_quorum(h);
         self.judge_known(h);
         self.judge_promises(h, token);
@@ -458,6 +462,14 @@ impl World {
 
     /// What must be true after everything that happens.
     pub(crate) fn judge_all(&mut self) {
+        for h in 0..self.agents.len() {
+            let whole = self.cluster.all_up(h) && self.cluster.hosts[h].tree != Tree::Half;
+            let truth = &mut self.truth.hosts[h];
+            if truth.untold && whole && self.agents[h].state.hold.is_none() {
+                // No one alive knows of its hold, and nothing is left of it.
+                truth.disturbed = None;
+            }
+        }
         let disturbed: Vec<usize> =
             (0..self.agents.len()).filter(|h| self.truth.hosts[*h].disturbed.is_some()).collect();
         self.truth.expect("S1", disturbed.len() <= 1, || {

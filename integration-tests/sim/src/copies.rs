@@ -1,12 +1,14 @@
 //! Copies of the coordinators: backups that are put back, and clones that nobody told of.
 
-use grayfin_coordinator_core::{Cmd, State, state::GroupAct};
-use grayfin_types::{Incarnation, Token, raise::Raise};
+use grayfin_coordinator_core::{Cmd, State, put_back, state::GroupAct};
+use grayfin_types::{Incarnation, raise::Raise};
 
-use crate::{group::Group, message::Happening, session, world::World};
-
-/// Over every token that may have been allotted since the backup, as the coordinator does it.
-const TOKEN_LEAP: u64 = 1_000_000;
+use crate::{
+    group::{Group, hasher},
+    message::Happening,
+    session,
+    world::World,
+};
 
 impl World {
     /// The coordinators' state is put back from a backup, by an operator who says so.
@@ -40,10 +42,9 @@ impl World {
         };
         self.groups[0] = Group::new(coordinators, state);
         self.truth.raised = highest + 1;
-        let leapt = self.groups[0].state.last_token.0 + TOKEN_LEAP;
-        self.groups[0].state.last_token = Token(leapt);
-        self.groups[0].state.coordinators.raise = Some(session::sign(&raise));
-        self.commit(0, Cmd::Found { group: raise.group, incarnation: raise.to });
+        let state = &mut self.groups[0].state;
+        state.coordinators.raise = Some(session::sign(&raise));
+        put_back(state, raise.to, "the state was put back", self.now_ms, &hasher);
         self.elect_soon(0);
     }
 

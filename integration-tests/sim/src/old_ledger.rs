@@ -32,7 +32,7 @@ impl World {
         truth.closed.extend(readmit.closes);
         // An old ledger may be told once more what it does not remember.
         truth.orders.clear();
-        (truth.amnesic, truth.aborted) = (false, None);
+        (truth.amnesic, truth.untold, truth.aborted) = (false, false, None);
         self.truth.expect("S8", all, || {
             format!("`{id}` goes on with floor {floor} after it promised {promised} away")
         });
@@ -63,7 +63,9 @@ impl World {
             return;
         }
         self.truth.hosts[h].amnesic = false;
-        self.truth.hosts[h].untold = true;
+        let truth = &mut self.truth.hosts[h];
+        truth.untold = true;
+        truth.forgotten.clone_from(&truth.closed);
         self.tally.note(if g == 0 {
             "old ledger that nobody alive can tell: its mark and the coordinators were put back too"
         } else {

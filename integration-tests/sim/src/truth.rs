@@ -45,6 +45,8 @@ pub struct HostTruth {
     pub kept: u64,
     /// The ledger was put back to an older copy, and so were the coordinators: nobody can tell.
     pub untold: bool,
+    /// What had been closed there by then.
+    pub forgotten: BTreeSet<Token>,
     /// The token under which the new version may run.
     pub first_start: Option<Token>,
     /// The token under which an abort came before the upgrade began.

@@ -112,6 +112,16 @@ impl Applier<'_> {
             return wrong(format!("`{}` is still being worked on: wait for its end", run.host));
         }
         let cluster = entry.cluster.clone();
+        let held = self.state.holds.get(&cluster).filter(|h| h.stage == HoldStage::Held);
+        let held = held.map(|h| (h.host.clone(), h.token, h.old));
+        if let Some((host, token, true)) = &held
+            && let Some(run) = entry.host(host)
+            && !ways::retries_old(run)
+        {
+            return wrong(format!(
+                "the coordinators' state was put back after hold {token} was granted on `{host}`: no work goes on under it. `grayfin explain {id}` says what is possible"
+            ));
+        }
         for run in &mut entry.hosts {
             if matches!(run.staging, Staging::Failed { .. }) && !run.ended() {
                 run.staging = Staging::Ordered;
@@ -120,11 +130,16 @@ impl Applier<'_> {
                 }
             }
         }
-        let held = self.state.holds.get(&cluster).filter(|h| h.stage == HoldStage::Held);
-        if let Some((host, token)) = held.map(|h| (h.host.clone(), h.token))
+        if let Some((host, token, old)) = held
             && let Some(run) = entry.host_mut(&host)
             && run.phase == HostPhase::Failed
         {
+            if old && ways::is_as_before(run) {
+                // Its turn comes again under a token for which everybody promises anew.
+                self.order_close(id, &host, None);
+                self.go_on(id);
+                return Response::Done;
+            }
             run.phase = HostPhase::Working { step: failed_step(run.sequence.as_ref()) };
             if let Some(enrolment) = self.state.hosts.get_mut(&host) {
                 enrolment.push(&cluster, token, OrderKind::Retry, id, OrderBody::Plan);

@@ -52,6 +52,7 @@ impl Applier<'_> {
             promises: Vec::new(),
             allotted_ms: self.at_ms,
             granted_ms: None,
+            old: false,
         };
         hold::refresh(&mut held, required);
         self.state.holds.insert(cluster, held);
@@ -255,7 +256,13 @@ impl Applier<'_> {
     }
 
     /// Orders the host's agent to close the token durably.
-    pub(super) fn order_close(&mut self, rollout: &RolloutId, host: &HostId, close_as: CloseAs) {
+    /// What it was closed as is said in `close_as`; without it the host's turn comes again.
+    pub(super) fn order_close(
+        &mut self,
+        rollout: &RolloutId,
+        host: &HostId,
+        close_as: impl Into<Option<CloseAs>>,
+    ) {
         let Some(entry) = self.state.rollouts.get_mut(rollout) else { return };
         let cluster = entry.cluster.clone();
         let Some(held) = self.state.holds.get_mut(&cluster) else { return };
@@ -263,7 +270,7 @@ impl Applier<'_> {
         let token = held.token;
         if let Some(run) = entry.host_mut(host) {
             run.phase = HostPhase::Closing;
-            run.close_as = Some(close_as);
+            run.close_as = close_as.into();
         }
         if let Some(enrolment) = self.state.hosts.get_mut(host) {
             enrolment.push(&cluster, token, OrderKind::Close, rollout, OrderBody::Nothing);
@@ -330,7 +337,7 @@ impl Applier<'_> {
                     run.phase = HostPhase::Skipped;
                     skipped = Some(reason);
                 }
-                // Its agent closed by itself what it had refused or undone: its turn comes again.
+                // What was refused or undone was closed, and nothing else decided: its turn comes again.
                 None => {
                     run.phase = HostPhase::Staged;
                     run.token = None;

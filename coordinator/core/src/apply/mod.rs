@@ -11,6 +11,7 @@ mod debts;
 mod enrol;
 mod holds;
 mod orders;
+mod put_back;
 mod readmit;
 mod reports;
 mod rollouts;
@@ -28,6 +29,8 @@ use crate::{
     event, invariant, mutation,
     state::{CanaryPhase, OrderBody, OrderKind, REQUESTS_KEPT, State},
 };
+
+pub use put_back::put_back;
 
 /// What came of a command.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -151,6 +151,7 @@ pub const GRANT: &[Gate] = &[
 
 /// Asked before the first node of a held host goes down.
 pub const FIRST_GO: &[Gate] = &[
+    Gate::HoldsClosed,
     Gate::NodesUp,
     Gate::LeaderClear,
     Gate::ControllerQuorum,

@@ -212,6 +212,10 @@ pub struct Hold {
     pub allotted_ms: u64,
     /// When it took effect.
     pub granted_ms: Option<u64>,
+    /// The coordinators' state was put back since: it may have been closed, and nothing more goes down
+    /// under it.
+    #[serde(default)]
+    pub old: bool,
 }
 
 /// One host agent's promise for one cluster.

@@ -18,6 +18,7 @@ mod model;
 mod plans;
 mod powered_off;
 mod properties;
+mod put_back;
 mod readmit;
 mod rollout;
 mod steering;

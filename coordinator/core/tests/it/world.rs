@@ -12,7 +12,7 @@ use grayfin_coordinator_core::{
     view::{Connection, Fence},
 };
 use grayfin_types::{
-    Generation, HostId, LedgerId, OrderNumber, RolloutId, Token,
+    Generation, HostId, LedgerId, OrderNumber, RolloutId, Term, Token,
     event::{Body, Event},
     plan::{CanarySpec, PlanAnswer, PlanRequest, Policy},
     status::RolloutState,
@@ -111,7 +111,7 @@ impl World {
             group: "g".to_owned(),
             incarnation: grayfin_types::Incarnation(1),
         });
-        world.apply(Cmd::Lease { coordinator: 1, term: grayfin_types::Term(1) });
+        world.apply(Cmd::Lease { coordinator: 1, term: Term(1) });
         for number in 1..=hosts {
             world.connect(&host(number));
         }
@@ -206,7 +206,7 @@ impl World {
         for host in &hosts {
             self.disconnect(host);
         }
-        let term = self.state.lease.as_ref().unwrap().term.next();
+        let term = self.state.lease.as_ref().map_or(Term(1), |lease| lease.term.next());
         self.apply(Cmd::Lease { coordinator: 1, term });
         for host in &hosts {
             self.connect(host);
