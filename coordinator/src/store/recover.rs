@@ -2,7 +2,7 @@
 //!
 //! A restored state, and that of the one that is left of a group, begin a new log as a group of one.
 //! Their incarnation is raised by an operator's signed act (S2); what else makes an older state safe
-//! is in [`put_back`].
+//! is in [`apply::put_back`].
 
 use std::{
     fs,
@@ -13,7 +13,7 @@ use std::{
 };
 
 use grayfin_coordinator_core::{
-    put_back,
+    apply,
     state::{Act, GroupAct},
 };
 use grayfin_types::{
@@ -90,7 +90,7 @@ impl Stopped {
                 address: String::new(),
                 reason: raise.reason.clone(),
             });
-            put_back(state, raise.to, &why, raise.at_ms, &sha256_hex)
+            apply::put_back(state, raise.to, &why, raise.at_ms, &sha256_hex)
         })
     }
 }
