@@ -1,0 +1,171 @@
+//! The coordinator's state is put back to an older copy, and with it a host agent's ledger: who can
+//! tell does, and nothing goes down under a hold that may have been closed since.
+//!
+//! Could run on a real cluster.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::ensure;
+use grayfin_types::status::{HostPhase, RolloutState};
+use integration_tests::suite::{self, CANARY, FROM, NOTICE_LIMIT, ROLLOUT_LIMIT, TO};
+use integration_tests::{Lab, Options, Target, wait};
+
+fn options() -> Options {
+    Options { version: FROM.to_owned(), ..Options::default() }
+}
+
+fn folder(lab: &Lab) -> anyhow::Result<PathBuf> {
+    Ok(lab.paths().machine(&lab.coordinator(1)?.name))
+}
+
+/// Copies the coordinator's state while it runs.
+async fn back_up(lab: &Lab) -> anyhow::Result<()> {
+    let folder = folder(lab)?;
+    let config = folder.join("coordinator.toml").display().to_string();
+    let file = folder.join("backup").display().to_string();
+    let done = lab.cli(&["state", "backup", &file, "--config", &config]).await?;
+    ensure!(done.code == Some(0), "{}", suite::words(&done));
+    Ok(())
+}
+
+/// Kills the coordinator, puts its state back and starts it.
+async fn put_back(lab: &Lab) -> anyhow::Result<()> {
+    let folder = folder(lab)?;
+    let config = folder.join("coordinator.toml").display().to_string();
+    let file = folder.join("backup").display().to_string();
+    lab.kill(&Target::Coordinator(1)).await?;
+    std::fs::remove_dir_all(folder.join("state"))?;
+    let restore = ["state", "restore", &file, "--config", &config, "--reason", "a test", "--yes"];
+    let done = lab.cli(&restore).await?;
+    ensure!(done.code == Some(0), "{}", suite::words(&done));
+    lab.restart(&Target::Coordinator(1)).await
+}
+
+/// Puts a host agent's ledger back to the copy in `kept` while the coordinator is away.
+async fn ledger_put_back(lab: &Lab, host: u8, kept: &Path) -> anyhow::Result<()> {
+    let state = lab.paths().agent(&lab.host(host)?.name).join("state");
+    lab.kill(&Target::Agent(host)).await?;
+    std::fs::remove_dir_all(&state)?;
+    suite::copy_folder(kept, &state)
+}
+
+/// A copy from before an earlier restore raises the incarnation from one that host agents have left
+/// behind: they refuse it, until an operator raises it once more from there.
+async fn raised_once_more(lab: &Lab) -> anyhow::Result<()> {
+    let log = lab.paths().agent(&lab.host(1)?.name).join("grayfin-agent.log");
+    wait::until("the host agents to refuse the act", NOTICE_LIMIT, || async {
+        let text = std::fs::read_to_string(&log).map_err(|error| error.to_string())?;
+        let refused = text.contains("no operator's signed act raises it");
+        if refused { Ok(()) } else { Err("not yet".to_owned()) }
+    })
+    .await?;
+    lab.kill(&Target::Coordinator(1)).await?;
+    let config = folder(lab)?.join("coordinator.toml").display().to_string();
+    let more = ["--config", &config, "--reason", "a test", "--yes"];
+    let done = lab.cli(&[&["coordinator", "force-recover"], &more[..]].concat()).await?;
+    ensure!(done.code == Some(0), "{}", suite::words(&done));
+    lab.restart(&Target::Coordinator(1)).await?;
+    lab.wait_hosts_connected().await
+}
+
+async fn ensure_refused(lab: &Lab, name: &str, why: &str) -> anyhow::Result<()> {
+    wait::until("`preflight` to name the old ledger", NOTICE_LIMIT, || async {
+        let answer = lab.preflight(TO, &[]).await.map_err(|error| format!("{error:#}"))?;
+        let against = suite::against(&answer).join("; ");
+        if !answer.ready && against.contains(name) && against.contains(why) {
+            suite::say(&against);
+            Ok(())
+        } else {
+            Err(format!("ready: {}; {against}", answer.ready))
+        }
+    })
+    .await
+}
+
+/// Ledger and coordinator are as old as each other. The mark beside the backups tells; where it is
+/// lost too, the promises of the other hosts do.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ledger_put_back_with_the_state_is_told_by_its_mark_and_by_the_others_promises() {
+    suite::in_lab(&options(), async |lab| {
+        let host = lab.order().await?[0];
+        let name = lab.host(host)?.name.clone();
+        let agent = lab.paths().agent(&name);
+        let kept = agent.join("kept");
+        lab.kill(&Target::Agent(host)).await?;
+        suite::copy_folder(&agent.join("state"), &kept)?;
+        lab.restart_agent(host).await?;
+        lab.wait_hosts_connected().await?;
+        back_up(lab).await?;
+        let more = ["--canary", "off", "--pause-after", "first"];
+        let first = lab.start_rollout(TO, &more).await?;
+        lab.wait_state(&first, RolloutState::Paused).await?;
+
+        ledger_put_back(lab, host, &kept).await?;
+        put_back(lab).await?;
+        lab.restart_agent(host).await?;
+        ensure_refused(lab, &name, "mark").await?;
+
+        let mark = lab.paths().backups(&name, lab.cluster()).join(format!("ledger-{name}.mark"));
+        ledger_put_back(lab, host, &kept).await?;
+        std::fs::remove_file(mark)?;
+        put_back(lab).await?;
+        lab.restart_agent(host).await?;
+        raised_once_more(lab).await?;
+        ensure_refused(lab, &name, "promised token").await?;
+
+        let place = format!("{}/{name}", lab.cluster().name);
+        let verb = ["host", "readmit", &place, "--reason", "a test", "--confirm", &name];
+        wait::until("the readmission to be accepted", NOTICE_LIMIT, || async {
+            let done = lab.cli(&verb).await.map_err(|error| format!("{error:#}"))?;
+            if done.code == Some(0) { Ok(()) } else { Err(suite::words(&done)) }
+        })
+        .await?;
+        lab.wait_ready(TO, &CANARY).await?;
+        let observer = lab.observer()?;
+        let id = lab.start_rollout(TO, &CANARY).await?;
+        lab.wait_rollout(&id, ROLLOUT_LIMIT).await?;
+        lab.ensure_succeeded(&id, TO, &observer.stop()).await.map(drop)
+    })
+    .await;
+}
+
+/// The state is put back while a host is held and still untouched: its agent gets no go, turns back,
+/// and `retry` begins under a new token. Then once more while a host is down: it comes up by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hold_of_before_takes_nothing_down_and_its_host_begins_anew() {
+    suite::in_lab(&options(), async |lab| {
+        let places = ["ledger.started.quiesce.before", "act.execute.upgrade.before"];
+        let hosts = lab.stand_at(&places).await?;
+        let observer = lab.observer()?;
+        let id = lab.start_rollout(TO, &CANARY).await?;
+        lab.wait_agent_stands(hosts[0]).await?;
+        back_up(lab).await?;
+        put_back(lab).await?;
+        lab.agent_goes_on(hosts[0]).await?;
+        lab.wait_status(&id, "to have turned back", |status| {
+            status.state == RolloutState::Halted
+                && status.hosts.iter().any(|host| host.phase == HostPhase::Failed)
+        })
+        .await?;
+        lab.retry(&id).await?;
+
+        lab.wait_agent_stands(hosts[1]).await?;
+        std::fs::remove_file(folder(lab)?.join("backup"))?;
+        back_up(lab).await?;
+        put_back(lab).await?;
+        lab.agent_goes_on(hosts[1]).await?;
+        lab.wait_runs(hosts[1], TO).await?;
+        wait::until("`resume` to be accepted", NOTICE_LIMIT, || async {
+            let done = lab.cli(&["rollout", "resume", &id, "--reason", "a test"]).await;
+            let done = done.map_err(|error| format!("{error:#}"))?;
+            if done.code == Some(0) { Ok(()) } else { Err(suite::words(&done)) }
+        })
+        .await?;
+        lab.wait_rollout(&id, ROLLOUT_LIMIT).await?;
+        let seen = observer.stop();
+        lab.ensure_succeeded(&id, TO, &seen).await?;
+        lab.ensure_restarts(&seen, 2, &BTreeMap::new())
+    })
+    .await;
+}
