@@ -52,8 +52,8 @@ async fn ledger_put_back(lab: &Lab, host: u8, kept: &Path) -> anyhow::Result<()>
 
 /// A copy from before an earlier restore raises the incarnation from one that host agents have left
 /// behind: they refuse it, until an operator raises it once more from there.
-async fn raised_once_more(lab: &Lab) -> anyhow::Result<()> {
-    let log = lab.paths().agent(&lab.host(1)?.name).join("grayfin-agent.log");
+async fn raised_once_more(lab: &Lab, other: u8) -> anyhow::Result<()> {
+    let log = lab.paths().agent(&lab.host(other)?.name).join("grayfin-agent.log");
     wait::until("the host agents to refuse the act", NOTICE_LIMIT, || async {
         let text = std::fs::read_to_string(&log).map_err(|error| error.to_string())?;
         let refused = text.contains("no operator's signed act raises it");
@@ -88,7 +88,8 @@ async fn ensure_refused(lab: &Lab, name: &str, why: &str) -> anyhow::Result<()> 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ledger_put_back_with_the_state_is_told_by_its_mark_and_by_the_others_promises() {
     suite::in_lab(&options(), async |lab| {
-        let host = lab.order().await?[0];
+        let order = lab.order().await?;
+        let (host, other) = (order[0], order[1]);
         let name = lab.host(host)?.name.clone();
         let agent = lab.paths().agent(&name);
         let kept = agent.join("kept");
@@ -111,7 +112,7 @@ async fn a_ledger_put_back_with_the_state_is_told_by_its_mark_and_by_the_others_
         std::fs::remove_file(mark)?;
         put_back(lab).await?;
         lab.restart_agent(host).await?;
-        raised_once_more(lab).await?;
+        raised_once_more(lab, other).await?;
         ensure_refused(lab, &name, "promised token").await?;
 
         let place = format!("{}/{name}", lab.cluster().name);

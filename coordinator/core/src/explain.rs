@@ -16,9 +16,16 @@ use crate::{
     ways,
 };
 
-/// Says with which commands an operator leads a halted rollout on.
-pub fn way_on(rollout: &RolloutId, sequence: Option<&SequenceState>) -> String {
+/// Says with which commands an operator leads a halted rollout on. `old` is the held host's
+/// [`crate::state::Hold::old`].
+pub fn way_on(rollout: &RolloutId, sequence: Option<&SequenceState>, old: bool) -> String {
     match sequence {
+        Some(SequenceState::Failed { first_start: false, .. }) if old => format!(
+            "the coordinators' state was put back since this hold was granted: go back with `grayfin rollout rollback-host {rollout}`, then `grayfin rollout retry {rollout}` begins anew; or end with `grayfin rollout abort {rollout}`"
+        ),
+        Some(SequenceState::Running { .. } | SequenceState::Closed) | None if old => {
+            format!("end with `grayfin rollout abort {rollout}`")
+        }
         Some(SequenceState::Failed { first_start: true, .. }) => format!(
             "the new version may have been started, so there is no way back by itself: mend the cause, then `grayfin rollout retry {rollout}`; `grayfin explain {rollout}` says what remains"
         ),

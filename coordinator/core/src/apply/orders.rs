@@ -207,6 +207,7 @@ impl Applier<'_> {
             .get(rollout)
             .and_then(|r| r.host(host))
             .and_then(|run| run.sequence.as_ref());
-        reason(code, host.to_string(), message, crate::explain::way_on(rollout, sequence))
+        let old = self.state.hold_of(rollout).is_some_and(|held| held.old);
+        reason(code, host.to_string(), message, crate::explain::way_on(rollout, sequence, old))
     }
 }

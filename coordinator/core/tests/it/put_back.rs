@@ -2,7 +2,7 @@
 //! nothing down any more (S2, S3).
 
 use grayfin_coordinator_core::{
-    Response, cmd::Action, explain::explain, put_back, state::HoldStage, ways::Verb,
+    Response, cmd::Action, explain, put_back, state::HoldStage, ways::Verb,
 };
 use grayfin_types::{
     Code, HostId, Incarnation, Token,
@@ -83,7 +83,7 @@ fn what_failed_before_the_upgrade_is_not_retried_under_an_old_hold_but_undone() 
     let mut world = failing(Fault::Fail(Step::Backup));
     restore(&mut world);
     let now_ms = world.now_ms;
-    let told = explain(&world.state, &world.view, &world.id, now_ms).unwrap();
+    let told = explain::explain(&world.state, &world.view, &world.id, now_ms).unwrap();
     let named =
         |verb: Verb| told.commands.iter().any(|c| c.contains(&format!(" {} ", verb.word())));
     assert!(!named(Verb::Retry) && named(Verb::RollbackHost) && named(Verb::Abort), "{told:?}");
@@ -93,6 +93,11 @@ fn what_failed_before_the_upgrade_is_not_retried_under_an_old_hold_but_undone() 
         }
         other => panic!("{other:?}"),
     }
+    let run = world.state.rollouts[&world.id].host(&host(2)).unwrap();
+    let (sequence, id) = (run.sequence.clone(), world.id.clone());
+    let way = |old| explain::way_on(&id, sequence.as_ref(), old);
+    assert!(way(true).contains("rollout rollback-host r1`, then"), "{}", way(true));
+    assert!(way(false).contains("mend the cause, then `grayfin rollout retry r1`"));
     mend(&mut world);
     assert_eq!(world.control(Action::RollbackHost), Response::Done);
     world.until("it is undone", |w| {
