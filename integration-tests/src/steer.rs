@@ -5,7 +5,7 @@ use grayfin_types::status::{HoldStatus, RolloutState, RolloutStatus};
 
 use crate::observer::Report;
 use crate::rollout::Finished;
-use crate::suite::{self, CANARY, ROLLOUT_LIMIT, TO};
+use crate::suite::{self, CANARY, NOTICE_LIMIT, ROLLOUT_LIMIT, TO};
 use crate::{Lab, Target, wait};
 
 /// Retries that a rollout may need after one fault.
@@ -54,6 +54,41 @@ impl Lab {
         let halted = self.rollout(id).await?.state == RolloutState::Halted;
         ensure!(done.code == Some(0) || !halted, "retry: {}", suite::words(&done));
         Ok(())
+    }
+
+    /// Waits until `preflight` refuses a rollout to `to` with reasons that hold all these words.
+    pub async fn wait_against(
+        &self,
+        to: &str,
+        more: &[&str],
+        words: &[&str],
+    ) -> anyhow::Result<()> {
+        wait::until(&format!("`preflight` to say {words:?}"), NOTICE_LIMIT, || async {
+            let answer = self.preflight(to, more).await.map_err(|error| format!("{error:#}"))?;
+            let against = suite::against(&answer).join("; ");
+            if !answer.ready && words.iter().all(|word| against.contains(word)) {
+                suite::say(&against);
+                Ok(())
+            } else {
+                Err(format!("ready: {}; {against}", answer.ready))
+            }
+        })
+        .await
+    }
+
+    /// Readmits a host whose nodes all run: its agent goes on with the ledger that it has.
+    pub async fn readmit(&self, host: u8) -> anyhow::Result<()> {
+        let name = self.host(host)?.name.clone();
+        let place = format!("{}/{name}", self.cluster().name);
+        let verb = ["host", "readmit", &place, "--reason", "a test"];
+        let refused = self.cli(&[&verb[..], &["--confirm", "another"]].concat()).await?;
+        ensure!(refused.code != Some(0), "the name must be typed: {}", suite::words(&refused));
+        wait::until("the readmission to be accepted", NOTICE_LIMIT, || async {
+            let done = self.cli(&[&verb[..], &["--confirm", &name]].concat()).await;
+            let done = done.map_err(|error| format!("{error:#}"))?;
+            if done.code == Some(0) { Ok(()) } else { Err(suite::words(&done)) }
+        })
+        .await
     }
 
     /// Follows a rollout to its end; whenever it is halted, does what it says makes sense: retry.

@@ -97,22 +97,6 @@ async fn enrol_anew(lab: &Lab, host: u8, generation: u64) -> anyhow::Result<()> 
     lab.wait_hosts_connected().await
 }
 
-/// Readmits a host whose nodes all run: its agent goes on with the ledger that it has.
-async fn readmit(lab: &Lab, host: u8) -> anyhow::Result<()> {
-    let name = lab.host(host)?.name.clone();
-    let place = format!("{}/{name}", lab.cluster().name);
-    let verb = ["host", "readmit", &place, "--reason", "a test"];
-    let refused = lab.cli(&[&verb[..], &["--confirm", "another"]].concat()).await?;
-    ensure!(refused.code != Some(0), "the name must be typed: {}", suite::words(&refused));
-    wait::until("the readmission to be accepted", NOTICE_LIMIT, || async {
-        let done = lab.cli(&[&verb[..], &["--confirm", &name]].concat()).await;
-        let done = done.map_err(|error| format!("{error:#}"))?;
-        if done.code == Some(0) { Ok(()) } else { Err(suite::words(&done)) }
-    })
-    .await?;
-    lab.wait_ready(NEXT, &ACCEPT).await
-}
-
 /// A ledger from before the last rollout is put back: its agent may only look, and says since when.
 async fn older_ledger(lab: &Lab, host: u8, kept: &Path) -> anyhow::Result<()> {
     let name = lab.host(host)?.name.clone();
@@ -121,7 +105,7 @@ async fn older_ledger(lab: &Lab, host: u8, kept: &Path) -> anyhow::Result<()> {
     std::fs::remove_dir_all(&state)?;
     std::fs::rename(kept, &state)?;
     lab.restart_agent(host).await?;
-    ensure_amnesic(lab, &name, "position").await
+    lab.wait_against(NEXT, &ACCEPT, &[&name, "position"]).await
 }
 
 /// The ledger is gone.
@@ -130,22 +114,7 @@ async fn wiped_ledger(lab: &Lab, host: u8) -> anyhow::Result<()> {
     lab.kill(&Target::Agent(host)).await?;
     std::fs::remove_dir_all(lab.paths().agent(&name).join("state"))?;
     lab.restart_agent(host).await?;
-    ensure_amnesic(lab, &name, "ledger").await
-}
-
-/// No rollout begins as long as an agent has lost its memory; the reason names the host and why.
-async fn ensure_amnesic(lab: &Lab, name: &str, why: &str) -> anyhow::Result<()> {
-    wait::until("`preflight` to see the lost memory", NOTICE_LIMIT, || async {
-        let answer = lab.preflight(NEXT, &ACCEPT).await.map_err(|error| format!("{error:#}"))?;
-        let against = suite::against(&answer).join("; ");
-        if !answer.ready && against.contains(name) && against.contains(why) {
-            suite::say(&against);
-            Ok(())
-        } else {
-            Err(format!("ready: {}; {against}", answer.ready))
-        }
-    })
-    .await
+    lab.wait_against(NEXT, &ACCEPT, &[&name, "ledger"]).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -161,7 +130,8 @@ async fn a_broken_hold_and_a_lost_ledger_hold_everything_until_their_way_out_is_
         broken_while_it_stands(lab).await?;
         whole_rollout(lab, TO).await?;
         older_ledger(lab, host, &kept).await?;
-        readmit(lab, host).await?;
+        lab.readmit(host).await?;
+        lab.wait_ready(NEXT, &ACCEPT).await?;
         let other = lab.order_to(NEXT, &ACCEPT).await?[0];
         wiped_ledger(lab, other).await?;
         enrol_anew(lab, other, 2).await?;

@@ -69,20 +69,6 @@ async fn raised_once_more(lab: &Lab, other: u8) -> anyhow::Result<()> {
     lab.wait_hosts_connected().await
 }
 
-async fn ensure_refused(lab: &Lab, name: &str, why: &str) -> anyhow::Result<()> {
-    wait::until("`preflight` to name the old ledger", NOTICE_LIMIT, || async {
-        let answer = lab.preflight(TO, &[]).await.map_err(|error| format!("{error:#}"))?;
-        let against = suite::against(&answer).join("; ");
-        if !answer.ready && against.contains(name) && against.contains(why) {
-            suite::say(&against);
-            Ok(())
-        } else {
-            Err(format!("ready: {}; {against}", answer.ready))
-        }
-    })
-    .await
-}
-
 /// Ledger and coordinator are as old as each other. The mark beside the backups tells; where it is
 /// lost too, the promises of the other hosts do.
 #[tokio::test(flavor = "multi_thread")]
@@ -105,7 +91,7 @@ async fn a_ledger_put_back_with_the_state_is_told_by_its_mark_and_by_the_others_
         ledger_put_back(lab, host, &kept).await?;
         put_back(lab).await?;
         lab.restart_agent(host).await?;
-        ensure_refused(lab, &name, "mark").await?;
+        lab.wait_against(TO, &[], &[&name, "mark"]).await?;
 
         let mark = lab.paths().backups(&name, lab.cluster()).join(format!("ledger-{name}.mark"));
         ledger_put_back(lab, host, &kept).await?;
@@ -113,15 +99,9 @@ async fn a_ledger_put_back_with_the_state_is_told_by_its_mark_and_by_the_others_
         put_back(lab).await?;
         lab.restart_agent(host).await?;
         raised_once_more(lab, other).await?;
-        ensure_refused(lab, &name, "promised token").await?;
+        lab.wait_against(TO, &[], &[&name, "promised token"]).await?;
 
-        let place = format!("{}/{name}", lab.cluster().name);
-        let verb = ["host", "readmit", &place, "--reason", "a test", "--confirm", &name];
-        wait::until("the readmission to be accepted", NOTICE_LIMIT, || async {
-            let done = lab.cli(&verb).await.map_err(|error| format!("{error:#}"))?;
-            if done.code == Some(0) { Ok(()) } else { Err(suite::words(&done)) }
-        })
-        .await?;
+        lab.readmit(host).await?;
         lab.wait_ready(TO, &CANARY).await?;
         let observer = lab.observer()?;
         let id = lab.start_rollout(TO, &CANARY).await?;
