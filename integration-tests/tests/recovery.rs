@@ -10,8 +10,8 @@ use anyhow::{Context, ensure};
 use grayfin_types::Code;
 use grayfin_types::event::{Body, Event};
 use grayfin_types::status::{HostPhase, RolloutState, RolloutStatus};
-use integration_tests::suite::{self, CANARY, FROM, ROLLOUT_LIMIT, TO};
-use integration_tests::{Lab, Options, Target};
+use integration_tests::suite::{self, CANARY, FROM, NOTICE_LIMIT, ROLLOUT_LIMIT, TO};
+use integration_tests::{Lab, Options, Target, wait};
 use standin::config::Role;
 use standin::faults::Kind;
 
@@ -35,9 +35,18 @@ async fn recovers(lab: &Lab, id: &str, host: &str) -> anyhow::Result<()> {
     let begun = status.hosts.iter().filter(|it| it.started_ms.is_some());
     let begun: Vec<&str> = begun.map(|it| it.host.as_str()).collect();
     ensure!(begun == [host], "{}", suite::summary(&status));
-    let explained = suite::words(&lab.cli(&["explain", id]).await?);
-    ensure!(explained.contains("GF0405") && explained.contains(&reason.subject), "{explained}");
-    Ok(())
+    // Which chunks recover changes from look to look: both must come to name the same one.
+    wait::until("`explain` to name the chunk", NOTICE_LIMIT, || async {
+        let status = lab.rollout(id).await.map_err(|error| format!("{error:#}"))?;
+        let explained = lab.cli(&["explain", id]).await.map_err(|error| format!("{error:#}"))?;
+        let explained = suite::words(&explained);
+        let named = status
+            .waiting
+            .iter()
+            .any(|it| it.code == Code::ChunksRecovering && explained.contains(&it.subject));
+        if named && explained.contains("GF0405") { Ok(()) } else { Err(explained) }
+    })
+    .await
 }
 
 /// The recovery ends, all is well and has been for a moment, and then the data node dies and misses
