@@ -1,5 +1,7 @@
 //! What an operator does with a rollout that stands, and how it must end then.
 
+use std::path::Path;
+
 use anyhow::ensure;
 use grayfin_types::status::{HoldStatus, RolloutState, RolloutStatus};
 
@@ -74,6 +76,14 @@ impl Lab {
             }
         })
         .await
+    }
+
+    /// Ends a host's agent and puts its ledger back to the copy in `kept`.
+    pub async fn put_ledger_back(&self, host: u8, kept: &Path) -> anyhow::Result<()> {
+        let state = self.paths().agent(&self.host(host)?.name).join("state");
+        self.kill(&Target::Agent(host)).await?;
+        std::fs::remove_dir_all(&state)?;
+        suite::copy_folder(kept, &state)
     }
 
     /// Readmits a host whose nodes all run: its agent goes on with the ledger that it has.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use anyhow::ensure;
 use grayfin_types::event::{Body, Event};
-use grayfin_types::status::{HostPhase, RolloutState};
+use grayfin_types::status::HostPhase;
 use integration_tests::hostns::Command;
 use integration_tests::suite::{self, FROM, NOTICE_LIMIT, ROLLOUT_LIMIT, TO};
 use integration_tests::{Lab, Options, Target, processes, wait};
@@ -211,51 +211,6 @@ async fn a_leader_that_stood_still_before_sending_an_order_does_no_harm_when_it_
         };
         lab.ensure_succeeded(&id, TO, &seen).await?;
         lab.ensure_restarts(&seen, 2, &BTreeMap::new())
-    })
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_state_from_before_a_hold_is_put_back_and_a_rollout_runs_again() {
-    suite::in_lab(&options(1, None), async |lab| {
-        let folder = lab.paths().machine(&lab.coordinator(1)?.name);
-        let config = folder.join("coordinator.toml").display().to_string();
-        let file = folder.join("backup").display().to_string();
-        let done = lab.cli(&["state", "backup", &file, "--config", &config]).await?;
-        ensure!(done.code == Some(0), "{}", suite::words(&done));
-        // Tokens are allotted and promised and orders are run that the backup knows nothing of.
-        let more = ["--canary", "off", "--pause-after", "first"];
-        let first = lab.start_rollout(TO, &more).await?;
-        lab.wait_state(&first, RolloutState::Paused).await?;
-        lab.kill(&Target::Coordinator(1)).await?;
-        std::fs::rename(folder.join("state"), folder.join("state-before"))?;
-        let restore = ["state", "restore", &file, "--config", &config, "--reason", "a test"];
-        let asked = lab.cli(&restore).await?;
-        ensure!(asked.code == Some(2), "without a terminal it needs --yes: {asked:?}");
-        let done = lab.cli(&[&restore[..], &["--yes"]].concat()).await?;
-        ensure!(done.code == Some(0), "{}", suite::words(&done));
-        lab.restart(&Target::Coordinator(1)).await?;
-        // Host agents verified the act, or they would not be connected.
-        lab.wait_hosts_connected().await?;
-        ensure!(lab.rollout_ids().await?.is_empty(), "the rollout is forgotten here");
-        lab.wait_ready(TO, &[]).await?;
-        let observer = lab.observer()?;
-        let id = lab.start_rollout(TO, &CANARY).await?;
-        lab.wait_rollout(&id, ROLLOUT_LIMIT).await?;
-        let seen = observer.stop();
-        lab.ensure_succeeded(&id, TO, &seen).await?;
-        // The state of before, which is a copy by now, is not listened to any more.
-        lab.kill(&Target::Coordinator(1)).await?;
-        std::fs::rename(folder.join("state"), folder.join("state-after"))?;
-        std::fs::rename(folder.join("state-before"), folder.join("state"))?;
-        lab.restart(&Target::Coordinator(1)).await?;
-        let host = &lab.host(1)?.name;
-        let log = lab.paths().agent(host).join("grayfin-agent.log");
-        wait::until("the host agent to refuse the old incarnation", NOTICE_LIMIT, || async {
-            let text = std::fs::read_to_string(&log).map_err(|error| error.to_string())?;
-            if text.contains("GF0602: refused") { Ok(()) } else { Err("not yet".to_owned()) }
-        })
-        .await
     })
     .await;
 }

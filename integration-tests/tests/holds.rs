@@ -100,10 +100,7 @@ async fn enrol_anew(lab: &Lab, host: u8, generation: u64) -> anyhow::Result<()> 
 /// A ledger from before the last rollout is put back: its agent may only look, and says since when.
 async fn older_ledger(lab: &Lab, host: u8, kept: &Path) -> anyhow::Result<()> {
     let name = lab.host(host)?.name.clone();
-    let state = lab.paths().agent(&name).join("state");
-    lab.kill(&Target::Agent(host)).await?;
-    std::fs::remove_dir_all(&state)?;
-    std::fs::rename(kept, &state)?;
+    lab.put_ledger_back(host, kept).await?;
     lab.restart_agent(host).await?;
     lab.wait_against(NEXT, &ACCEPT, &[&name, "position"]).await
 }

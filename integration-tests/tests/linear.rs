@@ -37,6 +37,9 @@ const FAULTS_FOR: Duration = Duration::from_secs(25);
 const OPERATIONS_MAX: usize = 1_500;
 /// A fault lasts as long as an election takes, about.
 const FAULT_MS: std::ops::Range<u64> = 300..1_800;
+/// So many operations between two faults, if they come in time.
+const MORE: std::ops::Range<usize> = 10..80;
+const BETWEEN_LIMIT: Duration = Duration::from_millis(1_500);
 /// For everything to come to rest, and for the check.
 const REST_LIMIT: Duration = Duration::from_secs(60);
 
@@ -70,8 +73,10 @@ async fn harm(members: &Members, parties: &Parties, seed: u64) -> BTreeMap<&'sta
         }
         tokio::time::sleep(lasts).await;
         members.heal().await;
-        // Long enough for somebody to be elected, most of the time.
-        tokio::time::sleep(Duration::from_millis(rng.random_range(200..1_500))).await;
+        // Until somebody was elected and did some work, most of the time; else harm comes upon harm.
+        let enough = parties.operations() + rng.random_range(MORE);
+        let more = || async { parties.operations() >= enough };
+        drop(wait::until_true("more operations", BETWEEN_LIMIT, more).await);
     }
     done
 }

@@ -92,11 +92,11 @@ async fn what_ends_is_reaped_and_what_takes_too_long_is_killed() {
         let slow = command(&machine, "exec sleep 600");
         let done = machine.run(slow, Duration::from_millis(50)).await.unwrap();
         assert!(done.timed_out && done.signal == Some(9), "{done:?}");
-        let short = machine
-            .start("short", command(&machine, "exec sleep 0.2"), log(&machine))
-            .await
-            .unwrap()
-            .unwrap();
+        // It lives until it is told to end.
+        let short = command(&machine, "mkfifo go; read -r word < go");
+        let short = machine.start("short", short, log(&machine)).await.unwrap().unwrap();
+        let told = command(&machine, "until [ -p go ]; do :; done; echo end > go; rm go");
+        assert!(machine.run(told, LIMIT).await.unwrap().is_success());
         wait::until_true("the exit to be noticed, and no zombie to be left", LIMIT, || async {
             let ended = machine.find("short").await.unwrap().is_none();
             ended && ProcessId::of(short.pid).is_none_or(|it| it != short)

@@ -4,7 +4,7 @@
 //! Could run on a real cluster.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::ensure;
 use grayfin_types::status::{HostPhase, RolloutState};
@@ -29,37 +29,39 @@ async fn back_up(lab: &Lab) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Kills the coordinator, puts its state back and starts it.
+/// Kills the coordinator, puts its state back and starts it. Its state of before is kept beside it.
 async fn put_back(lab: &Lab) -> anyhow::Result<()> {
     let folder = folder(lab)?;
     let config = folder.join("coordinator.toml").display().to_string();
     let file = folder.join("backup").display().to_string();
     lab.kill(&Target::Coordinator(1)).await?;
-    std::fs::remove_dir_all(folder.join("state"))?;
-    let restore = ["state", "restore", &file, "--config", &config, "--reason", "a test", "--yes"];
-    let done = lab.cli(&restore).await?;
+    let before = folder.join("state-before");
+    if before.exists() {
+        std::fs::remove_dir_all(&before)?;
+    }
+    std::fs::rename(folder.join("state"), before)?;
+    let restore = ["state", "restore", &file, "--config", &config, "--reason", "a test"];
+    let asked = lab.cli(&restore).await?;
+    ensure!(asked.code == Some(2), "without a terminal it needs --yes: {asked:?}");
+    let done = lab.cli(&[&restore[..], &["--yes"]].concat()).await?;
     ensure!(done.code == Some(0), "{}", suite::words(&done));
     lab.restart(&Target::Coordinator(1)).await
 }
 
-/// Puts a host agent's ledger back to the copy in `kept` while the coordinator is away.
-async fn ledger_put_back(lab: &Lab, host: u8, kept: &Path) -> anyhow::Result<()> {
-    let state = lab.paths().agent(&lab.host(host)?.name).join("state");
-    lab.kill(&Target::Agent(host)).await?;
-    std::fs::remove_dir_all(&state)?;
-    suite::copy_folder(kept, &state)
+/// Waits until a host agent's log says something.
+async fn wait_log(lab: &Lab, host: u8, words: &str) -> anyhow::Result<()> {
+    let log = lab.paths().agent(&lab.host(host)?.name).join("grayfin-agent.log");
+    wait::until(&format!("the host agent to say `{words}`"), NOTICE_LIMIT, || async {
+        let text = std::fs::read_to_string(&log).map_err(|error| error.to_string())?;
+        if text.contains(words) { Ok(()) } else { Err("not yet".to_owned()) }
+    })
+    .await
 }
 
 /// A copy from before an earlier restore raises the incarnation from one that host agents have left
 /// behind: they refuse it, until an operator raises it once more from there.
 async fn raised_once_more(lab: &Lab, other: u8) -> anyhow::Result<()> {
-    let log = lab.paths().agent(&lab.host(other)?.name).join("grayfin-agent.log");
-    wait::until("the host agents to refuse the act", NOTICE_LIMIT, || async {
-        let text = std::fs::read_to_string(&log).map_err(|error| error.to_string())?;
-        let refused = text.contains("no operator's signed act raises it");
-        if refused { Ok(()) } else { Err("not yet".to_owned()) }
-    })
-    .await?;
+    wait_log(lab, other, "no operator's signed act raises it").await?;
     lab.kill(&Target::Coordinator(1)).await?;
     let config = folder(lab)?.join("coordinator.toml").display().to_string();
     let more = ["--config", &config, "--reason", "a test", "--yes"];
@@ -88,13 +90,13 @@ async fn a_ledger_put_back_with_the_state_is_told_by_its_mark_and_by_the_others_
         let first = lab.start_rollout(TO, &more).await?;
         lab.wait_state(&first, RolloutState::Paused).await?;
 
-        ledger_put_back(lab, host, &kept).await?;
+        lab.put_ledger_back(host, &kept).await?;
         put_back(lab).await?;
         lab.restart_agent(host).await?;
         lab.wait_against(TO, &[], &[&name, "mark"]).await?;
 
         let mark = lab.paths().backups(&name, lab.cluster()).join(format!("ledger-{name}.mark"));
-        ledger_put_back(lab, host, &kept).await?;
+        lab.put_ledger_back(host, &kept).await?;
         std::fs::remove_file(mark)?;
         put_back(lab).await?;
         lab.restart_agent(host).await?;
@@ -107,6 +109,35 @@ async fn a_ledger_put_back_with_the_state_is_told_by_its_mark_and_by_the_others_
         let id = lab.start_rollout(TO, &CANARY).await?;
         lab.wait_rollout(&id, ROLLOUT_LIMIT).await?;
         lab.ensure_succeeded(&id, TO, &observer.stop()).await.map(drop)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_state_from_before_a_hold_is_put_back_and_a_rollout_runs_again() {
+    suite::in_lab(&Options { time_scale: 0.05, ..options() }, async |lab| {
+        back_up(lab).await?;
+        // Tokens are allotted and promised and orders are run that the backup knows nothing of.
+        let more = ["--canary", "off", "--pause-after", "first"];
+        let first = lab.start_rollout(TO, &more).await?;
+        lab.wait_state(&first, RolloutState::Paused).await?;
+        put_back(lab).await?;
+        // Host agents verified the act, or they would not be connected.
+        lab.wait_hosts_connected().await?;
+        ensure!(lab.rollout_ids().await?.is_empty(), "the rollout is forgotten here");
+        lab.wait_ready(TO, &[]).await?;
+        let observer = lab.observer()?;
+        let id = lab.start_rollout(TO, &CANARY).await?;
+        lab.wait_rollout(&id, ROLLOUT_LIMIT).await?;
+        let seen = observer.stop();
+        lab.ensure_succeeded(&id, TO, &seen).await?;
+        // The state of before, which is a copy by now, is not listened to any more.
+        lab.kill(&Target::Coordinator(1)).await?;
+        let folder = folder(lab)?;
+        std::fs::rename(folder.join("state"), folder.join("state-after"))?;
+        std::fs::rename(folder.join("state-before"), folder.join("state"))?;
+        lab.restart(&Target::Coordinator(1)).await?;
+        wait_log(lab, 1, "GF0602: refused").await
     })
     .await;
 }

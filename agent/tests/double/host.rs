@@ -4,7 +4,6 @@
 use std::{
     io::Write,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use grayfin_agent::steps::{Context, Executor, Precheck, Seen, StepError};
@@ -276,6 +275,6 @@ impl Executor for Host {
     }
 
     async fn tidy(&self, ctx: &Context) -> Result<(), StepError> {
-        ctx.until(tokio::time::sleep(Duration::ZERO)).await
+        ctx.until(std::future::ready(())).await
     }
 }

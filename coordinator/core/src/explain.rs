@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Says with which commands an operator leads a halted rollout on. `old` is the held host's
-/// [`crate::state::Hold::old`].
+/// [`crate::state::Hold::put_back_since`].
 pub fn way_on(rollout: &RolloutId, sequence: Option<&SequenceState>, old: bool) -> String {
     match sequence {
         Some(SequenceState::Failed { first_start: false, .. }) if old => format!(

@@ -67,7 +67,7 @@ pub fn missing(state: &State, hold: &Hold) -> Vec<(HostId, ClusterId)> {
 /// Says why nothing may go down under a hold although it is in force here: these coordinators may not
 /// know that it was closed.
 pub fn outdated(state: &State, hold: &Hold) -> Option<String> {
-    if hold.old {
+    if hold.put_back_since {
         return Some("the coordinators' state was put back after this hold was granted: it may have been closed since".to_owned());
     }
     // A later token is promised away only when the earlier one is closed.

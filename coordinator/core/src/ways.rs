@@ -63,7 +63,7 @@ pub fn possible(state: &State, rollout: &Rollout) -> Vec<Verb> {
 
 fn halted(state: &State, rollout: &Rollout) -> Vec<Verb> {
     let in_turn = rollout.hosts.iter().find(|h| h.in_turn());
-    let old = state.hold_of(&rollout.id).is_some_and(|held| held.old);
+    let old = state.hold_of(&rollout.id).is_some_and(|held| held.put_back_since);
     let unstaged =
         rollout.hosts.iter().any(|h| !h.ended() && matches!(h.staging, Staging::Failed { .. }));
     match in_turn {

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use grayfin_coordinator::{
     config,
@@ -13,6 +13,7 @@ use grayfin_coordinator::{
 };
 use grayfin_proto::{identity::Identity, pki, tls, v1::group_server::GroupServer};
 use integration_tests::relay::{Mode, Relay};
+use integration_tests::wait;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
@@ -67,16 +68,17 @@ impl Member {
     fn start(&self) {
         let mut builder = tokio::runtime::Builder::new_multi_thread();
         let runtime = builder.worker_threads(1).enable_all().build().unwrap();
-        let began = Instant::now();
-        let store = loop {
-            match runtime.block_on(Replicated::open(&self.dir, &self.options())) {
-                Ok(store) => break store,
-                Err(Error::Busy { .. }) if began.elapsed() < REOPEN_LIMIT => {
-                    runtime.block_on(tokio::time::sleep(Duration::from_millis(20)));
-                }
-                Err(error) => panic!("coordinator {} does not open: {error}", self.id),
-            }
-        };
+        let opened =
+            wait::until(
+                "its folder to be let go of",
+                REOPEN_LIMIT,
+                async || match Replicated::open(&self.dir, &self.options()).await {
+                    Ok(store) => Ok(store),
+                    Err(busy @ Error::Busy { .. }) => Err(busy.to_string()),
+                    Err(error) => panic!("coordinator {} does not open: {error}", self.id),
+                },
+            );
+        let store = runtime.block_on(opened).unwrap();
         let service = GroupService::new(&store);
         runtime.block_on(async {
             let listener = TcpListener::bind(&self.listen).await.unwrap();

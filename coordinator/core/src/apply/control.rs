@@ -113,7 +113,7 @@ impl Applier<'_> {
         }
         let cluster = entry.cluster.clone();
         let held = self.state.holds.get(&cluster).filter(|h| h.stage == HoldStage::Held);
-        let held = held.map(|h| (h.host.clone(), h.token, h.old));
+        let held = held.map(|h| (h.host.clone(), h.token, h.put_back_since));
         if let Some((host, token, true)) = &held
             && let Some(run) = entry.host(host)
             && !ways::retries_old(run)

@@ -52,7 +52,7 @@ impl Applier<'_> {
             promises: Vec::new(),
             allotted_ms: self.at_ms,
             granted_ms: None,
-            old: false,
+            put_back_since: false,
         };
         hold::refresh(&mut held, required);
         self.state.holds.insert(cluster, held);

@@ -207,7 +207,7 @@ impl Applier<'_> {
             .get(rollout)
             .and_then(|r| r.host(host))
             .and_then(|run| run.sequence.as_ref());
-        let old = self.state.hold_of(rollout).is_some_and(|held| held.old);
+        let old = self.state.hold_of(rollout).is_some_and(|held| held.put_back_since);
         reason(code, host.to_string(), message, crate::explain::way_on(rollout, sequence, old))
     }
 }

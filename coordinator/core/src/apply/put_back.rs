@@ -60,7 +60,7 @@ impl Applier<'_> {
             return Response::Done;
         }
         for held in self.state.holds.values_mut() {
-            held.old |= held.stage != HoldStage::Asking;
+            held.put_back_since |= held.stage != HoldStage::Asking;
         }
         Response::Done
     }

@@ -215,7 +215,7 @@ pub struct Hold {
     /// The coordinators' state was put back since: it may have been closed, and nothing more goes down
     /// under it.
     #[serde(default)]
-    pub old: bool,
+    pub put_back_since: bool,
 }
 
 /// One host agent's promise for one cluster.

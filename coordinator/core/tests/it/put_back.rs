@@ -63,7 +63,7 @@ fn nothing_goes_down_under_an_old_hold_and_its_host_begins_anew() {
     world.until("it is held anew", |w| {
         w.held() == Some(host(3)) && w.state.holds[&cluster()].token > before
     });
-    assert!(!world.state.holds[&cluster()].old);
+    assert!(!world.state.holds[&cluster()].put_back_since);
     world.finish(RolloutState::Succeeded);
     assert!(world.model.nodes.iter().all(|n| n.start_ticks == 2), "no node was started twice");
 }
@@ -73,7 +73,7 @@ fn a_host_that_is_up_again_is_done_under_its_old_hold() {
     let mut world = World::started(3, CanarySpec::Off);
     world.until("db3 is up", |w| phase(w, &host(3)) == HostPhase::Recovering);
     restore(&mut world);
-    assert!(world.state.holds[&cluster()].old);
+    assert!(world.state.holds[&cluster()].put_back_since);
     assert_eq!(world.control(Action::Resume), Response::Done);
     world.finish(RolloutState::Succeeded);
 }
