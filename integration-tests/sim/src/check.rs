@@ -134,7 +134,7 @@ impl World {
         self.truth.expect("Commitment", !paused, || {
             format!("`{host}` is granted while the rollout is {:?}", before.state)
         });
-        let age = self.now_ms.saturating_sub(self.truth.clear_ms());
+        let age = self.now_ms.saturating_sub(self.truth.clear_ms);
         let known = age <= policy().fact_age_max_ms + 50;
         self.truth.expect("S9", known, || {
             format!("`{host}` is granted on facts that nobody saw for {age} ms")

@@ -107,7 +107,7 @@ impl World {
                 });
                 if *allowed {
                     self.judge_observer(g, &decided.host);
-                    let age = self.now_ms.saturating_sub(self.truth.clear_ms());
+                    let age = self.now_ms.saturating_sub(self.truth.clear_ms);
                     self.truth.expect("S9", age <= policy().fact_age_max_ms + 50, || {
                         format!("a go, and no clear look for {age} ms")
                     });
@@ -189,12 +189,8 @@ impl World {
         let Some(leader) = facts.leader.known() else { return };
         let all = self.cluster.controllers().count();
         let votes = facts.leader_votes.iter().filter(|(_, named)| named == leader).count();
-        // Scans are rationed: the newest one and the newest word on who leads need not be of one look.
-        if votes * 2 > all {
-            self.truth.led_ms = self.now_ms;
-        }
-        if facts.chunks.known().is_some() {
-            self.truth.scanned_ms = self.now_ms;
+        if facts.chunks.known().is_some() && votes * 2 > all {
+            self.truth.clear_ms = self.now_ms;
         }
         if votes == all {
             self.truth.agreed_ms = self.now_ms;

@@ -74,10 +74,8 @@ pub struct Truth {
     pub bad_seen_ms: u64,
     /// Since when it is not whole.
     pub bad_since_ms: Option<u64>,
-    /// When a look in which a majority of the controllers named the leader last reached a coordinator.
-    pub led_ms: u64,
-    /// When a scan of the chunks last reached one.
-    pub scanned_ms: u64,
+    /// When clear facts of the whole cluster last reached a coordinator.
+    pub clear_ms: u64,
     /// When facts in which every controller names the same leader last reached one.
     pub agreed_ms: u64,
     /// To which incarnation operators have raised it; 0 for never.
@@ -89,11 +87,6 @@ pub struct Truth {
 }
 
 impl Truth {
-    /// Returns when the older of the facts that a gate may not do without was last seen.
-    pub fn clear_ms(&self) -> u64 {
-        self.led_ms.min(self.scanned_ms)
-    }
-
     /// Records that a rule is broken unless `holds`.
     pub fn expect(&mut self, rule: &'static str, holds: bool, what: impl FnOnce() -> String) {
         if !holds {

@@ -47,14 +47,24 @@ pub struct Applied {
 
 /// Applies a command.
 pub fn apply(state: &mut State, command: &Stamped, hasher: Hasher<'_>) -> Applied {
+    let applied = change(state, command.at_ms, hasher, |applier| applier.dispatch(&command.cmd));
+    debug_assert!(applied.violations.is_empty(), "{:?} after {command:?}", applied.violations);
+    applied
+}
+
+/// Changes the state, numbers and chains what is emitted, and checks what must hold afterwards.
+fn change(
+    state: &mut State,
+    at_ms: u64,
+    hasher: Hasher<'_>,
+    work: impl FnOnce(&mut Applier<'_>) -> Response,
+) -> Applied {
     let last_token = state.last_token;
-    let mut applier =
-        Applier { state, at_ms: command.at_ms, hasher, events: Vec::new(), forgotten: Vec::new() };
-    let response = applier.dispatch(&command.cmd);
+    let mut applier = Applier { state, at_ms, hasher, events: Vec::new(), forgotten: Vec::new() };
+    let response = work(&mut applier);
     let (events, forgotten) = (applier.events, applier.forgotten);
     let mut violations = invariant::check(state);
     violations.extend(invariant::check_step(last_token, state));
-    debug_assert!(violations.is_empty(), "{violations:?} after {command:?}");
     Applied { response, events, forgotten, violations }
 }
 

@@ -3,11 +3,11 @@
 
 use grayfin_types::{Code, Incarnation, RolloutId, Token, gate::Reason};
 
-use super::{Applied, Applier};
+use super::{Applied, Applier, change};
 use crate::{
     Hasher,
     cmd::Response,
-    invariant, mutation,
+    mutation,
     state::{HoldStage, State},
 };
 
@@ -29,21 +29,16 @@ pub fn put_back(
     at_ms: u64,
     hasher: Hasher<'_>,
 ) -> Applied {
-    state.incarnation = incarnation;
-    state.lease = None;
-    state.last_token = Token(state.last_token.0.saturating_add(TOKEN_LEAP));
-    let before = state.last_token;
-    let mut applier = Applier { state, at_ms, hasher, events: Vec::new(), forgotten: Vec::new() };
-    let response = applier.begin_again(why);
-    let (events, forgotten) = (applier.events, applier.forgotten);
-    let mut violations = invariant::check(state);
-    violations.extend(invariant::check_step(before, state));
-    debug_assert!(violations.is_empty(), "{violations:?} after a state was put back");
-    Applied { response, events, forgotten, violations }
+    let applied = change(state, at_ms, hasher, |applier| applier.begin_again(incarnation, why));
+    debug_assert!(applied.violations.is_empty(), "{:?} after put_back", applied.violations);
+    applied
 }
 
 impl Applier<'_> {
-    fn begin_again(&mut self, why: &str) -> Response {
+    fn begin_again(&mut self, incarnation: Incarnation, why: &str) -> Response {
+        self.state.incarnation = incarnation;
+        self.state.lease = None;
+        self.state.last_token = Token(self.state.last_token.0.saturating_add(TOKEN_LEAP));
         let active = self.state.rollouts.values().filter(|r| !r.state.is_final());
         let active: Vec<RolloutId> = active.map(|r| r.id.clone()).collect();
         for id in active {

@@ -14,7 +14,7 @@ use crate::{
     mutation,
     state::{Rollout, State},
     topology::Topology,
-    view::View,
+    view::{View, is_majority, votes_for},
 };
 
 /// When a gate is asked.
@@ -178,14 +178,8 @@ impl<'a> Input<'a> {
             Probe::Unknown(why) => return Err(unclear(why.clone())),
         };
         let controllers = self.controllers()?;
-        let votes = facts
-            .leader_votes
-            .iter()
-            .filter(|(voter, named)| named == leader && controllers.contains(voter))
-            .map(|(voter, _)| voter)
-            .collect::<BTreeSet<_>>()
-            .len();
-        if votes * 2 > controllers.len() || (votes > 0 && mutation::is("s9-leader-by-one")) {
+        let votes = votes_for(facts, leader, &controllers);
+        if is_majority(votes, controllers.len()) {
             return Ok(leader);
         }
         Err(unclear(format!(

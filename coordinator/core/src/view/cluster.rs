@@ -1,10 +1,10 @@
 //! What is seen of one cluster as a whole, and by whom.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use grayfin_types::{
     ClusterId, DdbVersion, HostId, NodeAlias,
-    facts::{ChunkFacts, ClusterFacts},
+    facts::{ChunkFacts, ClusterFacts, NodeRole},
 };
 
 use super::{OBSERVER_SILENT_MS, Seen, View};
@@ -82,7 +82,8 @@ impl ClusterView {
                 (voter.clone(), (leader.clone(), since))
             })
             .collect();
-        if let Some(chunks) = facts.chunks.known() {
+        // What a controller says of the chunks that the others do not name as their leader is not taken.
+        if let Some(chunks) = facts.chunks.known().filter(|_| is_led(&facts)) {
             self.take_chunks(chunks, now_ms, stuck_after_ms);
         }
         self.facts = Some(Seen { at_ms: now_ms, value: facts });
@@ -146,4 +147,30 @@ impl View {
             .or_else(|| fit.first());
         entry.observer = next.map(|host| Observer { host: host.clone(), heard_ms: now_ms });
     }
+}
+
+/// Counts the controllers that name this leader.
+pub(crate) fn votes_for(
+    facts: &ClusterFacts,
+    leader: &NodeAlias,
+    controllers: &BTreeSet<NodeAlias>,
+) -> usize {
+    let for_it = facts.leader_votes.iter().filter(|(_, named)| named == leader);
+    let voters: BTreeSet<_> = for_it.map(|(voter, _)| voter).collect();
+    voters.into_iter().filter(|voter| controllers.contains(*voter)).count()
+}
+
+/// Tells whether so many of all configured controllers make a leader (S9).
+pub(crate) fn is_majority(votes: usize, of: usize) -> bool {
+    votes * 2 > of || (votes > 0 && mutation::is("s9-leader-by-one"))
+}
+
+/// Tells whether a majority of the live configuration's controllers names the leader of this look.
+fn is_led(facts: &ClusterFacts) -> bool {
+    let (Some(leader), Some(nodes)) = (facts.leader.known(), facts.nodes.known()) else {
+        return false;
+    };
+    let controllers = nodes.iter().filter(|n| n.spec.role == NodeRole::Controller);
+    let controllers: BTreeSet<NodeAlias> = controllers.map(|n| n.spec.alias.clone()).collect();
+    is_majority(votes_for(facts, leader, &controllers), controllers.len())
 }

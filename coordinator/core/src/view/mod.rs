@@ -16,6 +16,7 @@ use grayfin_types::{
 };
 
 pub use cluster::{ClusterView, Demand, Observer, SeenChunks};
+pub(crate) use cluster::{is_majority, votes_for};
 pub use soak::Soak;
 
 use crate::{

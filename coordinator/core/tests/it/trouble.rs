@@ -400,3 +400,25 @@ fn a_canary_whose_host_lost_its_ledger_is_given_up_and_an_abort_ends() {
     assert!(world.state.hosts[&host].amnesic.is_some());
     world.finish(RolloutState::Aborted);
 }
+
+#[test]
+fn a_scan_of_the_chunks_by_one_whom_the_others_do_not_follow_is_not_taken() {
+    let mut world = World::started(3, CanarySpec::Off);
+    world.until("chunks are seen", |w| w.view.clusters[&cluster()].chunks.is_some());
+    let observer = world.view.clusters[&cluster()].observer.clone().unwrap().host;
+    let mut facts = world.model.cluster_facts(&observer, u64::MAX - 1, world.now_ms);
+    let leader = facts.leader.known().unwrap().clone();
+    for (voter, named) in &mut facts.leader_votes {
+        if *voter != leader {
+            named.clone_from(voter);
+        }
+    }
+    let later = world.now_ms + 5_000;
+    let scanned = |w: &World| w.view.clusters[&cluster()].chunks.as_ref().unwrap().scanned_ms;
+    let before = scanned(&world);
+    world.view.cluster_facts(&world.state, facts, later);
+    assert_eq!(scanned(&world), before);
+    let clear = world.model.cluster_facts(&observer, u64::MAX, later);
+    world.view.cluster_facts(&world.state, clear, later);
+    assert!(scanned(&world) > before);
+}
